@@ -1,0 +1,157 @@
+/*
+ * What mux.c (the carrier), mux_stream.c (its streams) and mux_out.c (what waits to be written)
+ * share.
+ */
+#ifndef TSTUNNEL_MUX_INT_H
+#define TSTUNNEL_MUX_INT_H
+
+#include "proto/tstunnel/frame.h"
+#include "proto/tstunnel/mux.h"
+#include "reactor/buf.h"
+
+enum {
+	WINDOW_INITIAL = 256 * 1024, /* protocol constant: credit of each new stream, both ways */
+	WINDOW_MAX = 16 * 1024 * 1024,
+	WINDOW_EXTRA_MAX = 64 * 1024 * 1024, /* per carrier, granted beyond the initial windows */
+	STASH_MAX = 256 * 1024 * 1024, /* per carrier, received and not read by their owners */
+	QUANTUM = 64 * 1024,           /* what a stream may queue before others get a turn */
+	OUT_MAX = 256 * 1024,          /* queued data, all streams together */
+	PROMPT_MAX = 256 * 1024,       /* queued control frames before we stop reading */
+	SPARSE_BYTES = 4096,
+	SPARSE_MS = 10,   /* a stream that sends less is interactive */
+	CONTROLS_MAX = 32 /* CONTROL messages waiting for one stream's owner */
+};
+
+/* --- output: mux_out.c --- */
+
+/* Whole frames, packed; a block goes to the wire as one. */
+struct out_block {
+	struct out_block *next;
+	size_t cap, head, len; /* data[head .. len) is still to be sent */
+	uint64_t seq;
+	char data[];
+};
+
+struct out_queue {
+	struct out_block *first, *last;
+	size_t bytes;
+};
+
+/* Control frames and the few bytes of interactive streams go first (prompt), bulk data follows;
+ * wire is what has been given its place already. */
+struct mux_out {
+	struct out_queue prompt, bulk, wire;
+	uint64_t seq;   /* of the newest bulk block */
+	uint64_t wired; /* of the newest bulk block given to the wire */
+	bool congested; /* the carrier said EAGAIN last time: commit little at once */
+};
+
+/* Room for a frame with at most want bytes of payload at the end of q: where the payload goes. */
+struct iovec out_room(struct mux_out *, struct out_queue *q, size_t want);
+/* Commits the frame whose payload was put at that place (f->length bytes). */
+void out_commit(struct mux_out *, struct out_queue *q, const struct frame *f);
+/* Appends a control frame with its payload. */
+void out_frame(struct mux_out *, const struct frame *f, const char *payload);
+/* Writes what it can: 0 all gone, -EAGAIN, or a fatal code. */
+int out_flush(struct mux_out *, struct stream *transport);
+void out_end(struct mux_out *);
+
+static inline size_t out_bytes(const struct mux_out *o)
+{
+	return o->prompt.bytes + o->bulk.bytes + o->wire.bytes;
+}
+
+/* --- the carrier --- */
+
+struct mux {
+	struct reactor *rx;
+	struct stream *transport;
+	struct mux_options opt;
+	struct mux_stats stats;
+	struct task task;       /* the transport's owner: reads */
+	struct task flush_task; /* end of turn: writes */
+	struct timer timer;
+	uint64_t last_rx_ms, ping_ms;
+
+	struct mux_stream **table; /* by id, chained, power of two */
+	uint32_t table_size, count, peer_count;
+	uint32_t next_id, last_peer_id;
+	bool goaway_sent;
+
+	/* The block that the carrier is read into, and what its streams borrow of it. */
+	char *block;
+	size_t block_cap;
+	size_t early; /* bytes of the handshake that wait in the block */
+	struct list borrowers;
+	char partial[FRAME_HEADER]; /* a header cut by the end of the last read */
+	size_t partial_len;
+	struct frame cur; /* the frame being received */
+	size_t cur_left;
+	struct mux_stream *cur_stream; /* of DATA; NULL: discard */
+	struct buf ctl;                /* payload so far of a frame that is not DATA */
+	const char *fault;             /* why the peer broke the protocol */
+
+	struct mux_out out;
+	struct list waiting; /* streams with data, waiting for their turn to queue it */
+	size_t window_extra, stashed;
+};
+
+struct control_msg {
+	struct list link;
+	char *text;
+};
+
+struct chunk; /* of a stash */
+
+struct mux_stream {
+	struct stream s;
+	struct mux *m; /* NULL once the carrier is gone */
+	uint32_t id;
+	struct mux_stream *hash_next;
+	struct task *owner;
+
+	bool by_peer, accepted, fin_sent, fin_got, peer_stopped, reset;
+	uint8_t channel, peeked_channel;
+	int code; /* fatal, once set */
+	char *why;
+	char *opened_json;
+
+	/* sending */
+	int64_t credit;
+	size_t turn_left;    /* of its quantum */
+	size_t recent_bytes; /* sent since recent_ms */
+	uint64_t recent_ms;
+	uint64_t bulk_seq;      /* the newest bulk block that holds bytes of it */
+	struct list wait_link;  /* m->waiting */
+	struct out_queue *lent; /* between room and added */
+
+	/* receiving: the stash (older) then the borrowed segments of m->block */
+	size_t recv_credit, window, consumed;
+	uint64_t granted_ms;
+	struct chunk *stash_first, *stash_last;
+	size_t stash_bytes;
+	uint32_t seg_first, seg_last, seg_skip; /* offsets in m->block, 0 = none */
+	struct list borrow_link;                /* m->borrowers */
+
+	struct list controls;
+	unsigned ncontrols;
+};
+
+/* mux_stream.c, for mux.c: */
+struct mux_stream *mux_stream_new(struct mux *, uint32_t id, bool by_peer);
+struct mux_stream *mux_stream_find(struct mux *, uint32_t id);
+/* Ends it with code; why is copied. Keeps the object for its owner, who is woken. */
+void mux_stream_fail(struct mux_stream *, int code, const char *why);
+/* Sends RESET, then fails it. */
+void mux_stream_reset(struct mux_stream *, int code, const char *why);
+/* n received bytes at p, which lies in m->block with FRAME_HEADER bytes of ours before it. */
+void mux_stream_lend(struct mux_stream *, char *p, size_t n, uint8_t channel);
+/* Copies what it still borrows, so that the block can be used again. */
+void mux_stream_settle(struct mux_stream *);
+void mux_stream_wake(struct mux_stream *);
+
+/* mux.c, for mux_stream.c: */
+void mux_send(struct mux *, const struct frame *, const char *payload);
+void mux_stream_gone(struct mux *); /* a stream was closed: perhaps drained */
+
+#endif

@@ -1,0 +1,148 @@
+/* What waits to be written to a carrier, in order of urgency. */
+#include <errno.h>
+
+#include "proto/tstunnel/mux_int.h"
+
+enum { BLOCK = 64 * 1024, IOVS = 64, COMMIT_BULK = 4 };
+
+static struct out_block *block_new(size_t data)
+{
+	size_t size = sizeof(struct out_block) + data;
+	struct out_block *b = (void *)block_get(&size);
+	*b = (struct out_block){ .cap = size - sizeof(*b) };
+	return b;
+}
+
+static void block_free(struct out_block *b)
+{
+	block_put((char *)b, sizeof(*b) + b->cap);
+}
+
+static void queue_append(struct out_queue *q, struct out_block *b)
+{
+	b->next = NULL;
+	if (q->last)
+		q->last->next = b;
+	else
+		q->first = b;
+	q->last = b;
+}
+
+static struct out_block *queue_pop(struct out_queue *q)
+{
+	struct out_block *b = q->first;
+	q->first = b->next;
+	if (!q->first)
+		q->last = NULL;
+	return b;
+}
+
+struct iovec out_room(struct mux_out *o, struct out_queue *q, size_t want)
+{
+	struct out_block *b = q->last;
+	size_t least = FRAME_HEADER + MIN(want, (size_t)BLOCK / 4);
+	if (!b || b->cap - b->len < least) {
+		/* Small blocks for small talk: an idle carrier's PING needs no 64 KiB. */
+		size_t size = FRAME_HEADER + MIN(want, (size_t)BLOCK);
+		b = block_new(size <= 1024 ? 1024 - sizeof(*b) : MAX(size, BLOCK - sizeof(*b)));
+		if (q == &o->bulk)
+			b->seq = ++o->seq;
+		queue_append(q, b);
+	}
+	size_t room = b->cap - b->len - FRAME_HEADER;
+	return (struct iovec){ b->data + b->len + FRAME_HEADER, MIN(room, want) };
+}
+
+void out_commit(struct mux_out *o, struct out_queue *q, const struct frame *f)
+{
+	(void)o;
+	struct out_block *b = q->last;
+	frame_put(b->data + b->len, f);
+	b->len += FRAME_HEADER + f->length;
+	BUG_ON(b->len > b->cap);
+	q->bytes += FRAME_HEADER + f->length;
+}
+
+void out_frame(struct mux_out *o, const struct frame *f, const char *payload)
+{
+	/* FRAME_OTHER_MAX fits a block of its own: out_room splits nothing that asks for its all.
+	 */
+	struct out_block *b = o->prompt.last;
+	if (!b || b->cap - b->len < FRAME_HEADER + f->length) {
+		b = block_new(MAX((size_t)FRAME_HEADER + f->length, 1024 - sizeof(*b)));
+		queue_append(&o->prompt, b);
+	}
+	if (f->length)
+		memcpy(b->data + b->len + FRAME_HEADER, payload, f->length);
+	out_commit(o, &o->prompt, f);
+}
+
+static bool to_wire(struct mux_out *o, struct out_queue *q)
+{
+	struct out_block *b = q->first;
+	if (!b || b->len == b->head)
+		return false;
+	queue_pop(q);
+	q->bytes -= b->len;
+	if (q == &o->bulk)
+		o->wired = b->seq;
+	queue_append(&o->wire, b);
+	o->wire.bytes += b->len;
+	return true;
+}
+
+/* Gives the next blocks their place. Little of the bulk while the carrier is slow: what has its
+ * place can no longer be overtaken. */
+static void commit(struct mux_out *o)
+{
+	while (to_wire(o, &o->prompt))
+		;
+	for (int n = o->congested ? 1 : COMMIT_BULK; n > 0 && to_wire(o, &o->bulk); n--)
+		;
+}
+
+static void sent(struct mux_out *o, size_t n)
+{
+	o->wire.bytes -= n;
+	while (n > 0) {
+		struct out_block *b = o->wire.first;
+		size_t part = MIN(n, b->len - b->head);
+		b->head += part;
+		n -= part;
+		if (b->head == b->len)
+			block_free(queue_pop(&o->wire));
+	}
+}
+
+int out_flush(struct mux_out *o, struct stream *transport)
+{
+	for (;;) {
+		if (!o->wire.first)
+			commit(o);
+		if (!o->wire.first)
+			return 0;
+		struct iovec iov[IOVS];
+		int n = 0;
+		for (struct out_block *b = o->wire.first; b && n < IOVS; b = b->next)
+			iov[n++] = (struct iovec){ b->data + b->head, b->len - b->head };
+		ssize_t r = transport->ops->write(transport, iov, n);
+		o->congested = r == -EAGAIN;
+		if (r < 0)
+			return (int)r;
+		sent(o, (size_t)r);
+	}
+}
+
+static void queue_end(struct out_queue *q)
+{
+	while (q->first)
+		block_free(queue_pop(q));
+	q->bytes = 0;
+}
+
+void out_end(struct mux_out *o)
+{
+	queue_end(&o->prompt);
+	queue_end(&o->bulk);
+	queue_end(&o->wire);
+}

@@ -1,0 +1,47 @@
+/*
+ * Child processes: spawned without blocking the reactor, stdio as streams, reaped by pidfd.
+ */
+#ifndef REACTOR_CHILD_H
+#define REACTOR_CHILD_H
+
+#include "reactor/stream.h"
+
+struct child;
+
+struct child_options {
+	char *const *argv; /* argv[0] is looked up in the child's PATH when it has no '/' */
+	char *const *envp; /* the whole environment */
+	const char *dir;   /* working directory, NULL: ours */
+	bool tty;          /* a new pty is its controlling terminal; stdin, stdout are one stream */
+	unsigned short rows, cols; /* tty: initial size, 0 = unset */
+	bool merge_stderr;         /* no tty: stderr goes where stdout goes */
+};
+
+struct child_status {
+	int exec_errno;  /* not 0: the program could not be started (ENOENT, EACCES, ...) */
+	bool dir_failed; /* exec_errno is about the working directory */
+	int exit_code;   /* 0-255 when it exited */
+	int signal;      /* not 0: killed by it */
+};
+
+/* Starts the child in a session and process group of its own. ended is called once, from the
+ * reactor, when the process is reaped (its output may still be in the streams); the child object
+ * stays until child_free. NULL and -errno in *err when even fork or pipe failed. */
+struct child *child_spawn(struct reactor *, const struct child_options *,
+			  void (*ended)(void *arg, const struct child_status *), void *arg,
+			  int *err);
+/* The streams, each handed out once and then the caller's: writing end of its stdin (tty: the pty,
+ * both ways), reading ends of stdout and stderr (NULL with tty or merge_stderr). */
+struct stream *child_stdin(struct child *);
+struct stream *child_stdout(struct child *);
+struct stream *child_stderr(struct child *);
+int child_pid(const struct child *);
+/* Sends signo to the process group; -ESRCH once it is gone. */
+int child_kill(struct child *, int signo);
+/* tty only: new window size, SIGWINCH follows from the kernel. */
+int child_resize(struct child *, unsigned short rows, unsigned short cols);
+/* Frees it and any stream not handed out. If it still runs: SIGHUP to the group, SIGKILL after 5 s,
+ * reaped behind the scenes; ended is not called. */
+void child_free(struct child *);
+
+#endif

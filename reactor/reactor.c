@@ -1,0 +1,270 @@
+#include "reactor/reactor.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "reactor/log.h"
+#include "reactor/timer.h"
+
+enum { EVENTS_PER_WAIT = 256, SLOW_TURN_US = 50 * 1000 };
+
+struct reactor {
+	int epoll;
+	bool running, stopped;
+	int stop_code;
+	uint64_t now; /* ms */
+	struct list queue, deferred;
+	struct timer_heap timers;
+	struct reactor_stats stats;
+	char *scratch;
+};
+
+static uint64_t clock_us(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+static void raise_fd_limit(void)
+{
+	struct rlimit lim;
+	if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
+		lim.rlim_cur = lim.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &lim);
+	}
+}
+
+struct reactor *reactor_new(void)
+{
+	struct reactor *rx = xcalloc(1, sizeof(*rx));
+	signal(SIGPIPE, SIG_IGN);
+	raise_fd_limit();
+	rx->epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (rx->epoll == -1) {
+		log_error("reactor epoll_create1: %s", strerror(errno));
+		abort();
+	}
+	list_init(&rx->queue);
+	list_init(&rx->deferred);
+	rx->now = clock_us() / 1000;
+	return rx;
+}
+
+void reactor_free(struct reactor *rx)
+{
+	if (!rx)
+		return;
+	close(rx->epoll);
+	free(rx->timers.at);
+	free(rx->scratch);
+	free(rx);
+}
+
+uint64_t reactor_now(const struct reactor *rx)
+{
+	return rx->now;
+}
+
+char *reactor_scratch(struct reactor *rx)
+{
+	if (!rx->scratch)
+		rx->scratch = xmalloc(REACTOR_SCRATCH);
+	return rx->scratch;
+}
+
+const struct reactor_stats *reactor_stats(const struct reactor *rx)
+{
+	return &rx->stats;
+}
+
+void reactor_stop(struct reactor *rx, int code)
+{
+	rx->stopped = true;
+	rx->stop_code = code;
+}
+
+void task_init(struct task *t, void (*run)(struct task *))
+{
+	list_init(&t->link);
+	t->run = run;
+}
+
+void task_wake(struct reactor *rx, struct task *t)
+{
+	if (list_empty(&t->link))
+		list_add_tail(&rx->queue, &t->link);
+}
+
+void task_defer(struct reactor *rx, struct task *t)
+{
+	if (list_empty(&t->link))
+		list_add_tail(&rx->deferred, &t->link);
+}
+
+void task_cancel(struct task *t)
+{
+	list_del(&t->link);
+}
+
+void timer_init(struct timer *t, void (*fire)(struct timer *))
+{
+	*t = (struct timer){ .fire = fire };
+}
+
+void timer_set(struct reactor *rx, struct timer *t, uint64_t ms)
+{
+	t->at = rx->now + ms;
+	timer_heap_set(&rx->timers, t);
+	rx->stats.timers = rx->timers.count;
+}
+
+void timer_clear(struct reactor *rx, struct timer *t)
+{
+	timer_heap_clear(&rx->timers, t);
+	rx->stats.timers = rx->timers.count;
+}
+
+static int handle_add(struct handle *h, struct reactor *rx, int fd, struct task *owner,
+		      uint32_t events)
+{
+	*h = (struct handle){ .fd = fd, .owner = owner, .rx = rx };
+	struct epoll_event ev = { .events = events, .data.ptr = h };
+	if (epoll_ctl(rx->epoll, EPOLL_CTL_ADD, fd, &ev) == -1) {
+		if (errno != EPERM) {
+			h->fd = -1;
+			return -errno;
+		}
+		h->ready = READY_IN | READY_OUT;
+		if (owner)
+			task_wake(rx, owner);
+	}
+	rx->stats.handles++;
+	return 0;
+}
+
+int handle_open(struct handle *h, struct reactor *rx, int fd, struct task *owner)
+{
+	return handle_add(h, rx, fd, owner, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+}
+
+int handle_open_level(struct handle *h, struct reactor *rx, int fd, struct task *owner)
+{
+	return handle_add(h, rx, fd, owner, EPOLLIN);
+}
+
+void handle_close(struct handle *h)
+{
+	if (h->fd == -1)
+		return;
+	/* By hand: a forked child's copy would keep the registration alive after close(2). */
+	epoll_ctl(h->rx->epoll, EPOLL_CTL_DEL, h->fd, NULL);
+	close(h->fd);
+	h->fd = -1;
+	h->owner = NULL;
+	h->rx->stats.handles--;
+}
+
+void handle_bind(struct handle *h, struct task *owner)
+{
+	h->owner = owner;
+	if (owner && h->ready)
+		task_wake(h->rx, owner);
+}
+
+static int wait_ms(const struct reactor *rx)
+{
+	if (!list_empty(&rx->queue) || !list_empty(&rx->deferred))
+		return 0;
+	const struct timer *first = timer_heap_first(&rx->timers);
+	if (!first)
+		return -1;
+	if (first->at <= rx->now)
+		return 0;
+	return (int)MIN(first->at - rx->now, (uint64_t)INT32_MAX);
+}
+
+/* Records readiness of the whole batch before any handler runs, so that no handler can free what a
+ * later event of the batch points at. */
+static void mark(struct reactor *rx, const struct epoll_event *ev, int n)
+{
+	for (int i = 0; i < n; i++) {
+		struct handle *h = ev[i].data.ptr;
+		if (ev[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+			h->ready |= READY_IN;
+		if (ev[i].events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+			h->ready |= READY_OUT;
+		if (ev[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+			h->ready |= READY_HUP;
+		if (h->owner)
+			task_wake(rx, h->owner);
+	}
+}
+
+static void run_timers(struct reactor *rx)
+{
+	struct timer *t;
+	/* Counted: a handler that sets a timer of 0 ms must not keep us here. */
+	for (uint32_t n = rx->timers.count; n > 0; n--) {
+		t = timer_heap_first(&rx->timers);
+		if (!t || t->at > rx->now)
+			break;
+		timer_heap_clear(&rx->timers, t);
+		t->fire(t);
+	}
+	rx->stats.timers = rx->timers.count;
+}
+
+/* Runs the list as it stands; what is woken meanwhile waits for the next turn. */
+static void run_list(struct list *from)
+{
+	struct list batch, *l;
+	list_init(&batch);
+	list_splice(&batch, from);
+	while ((l = list_pop(&batch))) {
+		struct task *t = container_of(l, struct task, link);
+		t->run(t);
+	}
+}
+
+static void turn(struct reactor *rx)
+{
+	struct epoll_event ev[EVENTS_PER_WAIT];
+	rx->now = clock_us() / 1000;
+	int n = epoll_wait(rx->epoll, ev, EVENTS_PER_WAIT, wait_ms(rx));
+	uint64_t start = clock_us();
+	rx->now = start / 1000;
+	if (n > 0)
+		mark(rx, ev, n);
+	run_timers(rx);
+	run_list(&rx->queue);
+	run_list(&rx->deferred);
+
+	uint64_t took = clock_us() - start;
+	rx->stats.turns++;
+	rx->stats.longest_turn_us = MAX(rx->stats.longest_turn_us, took);
+	if (took > SLOW_TURN_US) {
+		rx->stats.slow_turns++;
+		log_warn("slow-turn ms=%llu events=%d", (unsigned long long)took / 1000, n);
+	}
+}
+
+int reactor_run_until(struct reactor *rx, const bool *flag)
+{
+	BUG_ON(rx->running);
+	rx->running = true;
+	while (!rx->stopped && !*flag)
+		turn(rx);
+	rx->running = false;
+	return rx->stop_code;
+}
+
+int reactor_run(struct reactor *rx)
+{
+	static const bool never = false;
+	return reactor_run_until(rx, &never);
+}
