@@ -30,12 +30,13 @@ const char *addr_text(const struct addr *);
 const char *sockaddr_text(const struct sockaddr *);
 /* True for unix sockets, 127.0.0.0/8, ::1 and "localhost". */
 bool addr_is_loopback(const struct addr *);
-/* An IP literal as a sockaddr: 0, or -EINVAL when host is a name. */
+/* An IP literal or unix path as a sockaddr: 0, or -EINVAL when host is a name or empty. */
 int addr_literal(const struct addr *, struct sockaddr_storage *, socklen_t *);
 
-/* Connects to a within ms milliseconds (0: 30 s). Never NULL; failure comes out of the first verb:
- * -ECONNREFUSED, -ETIMEDOUT, -ERR_DNS_NOT_FOUND, ... and stream_why() gives
- * "dial tcp HOST:PORT: connection refused" or "dial tcp: lookup HOST: no such host". */
+/* Connects to a (an empty host means localhost) within ms milliseconds (0: 30 s). Never NULL;
+ * failure comes out of the first verb: -ECONNREFUSED, -ETIMEDOUT, -ERR_DNS_NOT_FOUND, ... and
+ * stream_why() gives "dial tcp HOST:PORT: connection refused" or "dial tcp: lookup HOST: no such
+ * host". */
 struct stream *dial(struct reactor *, const struct addr *, uint64_t ms);
 
 #endif

@@ -13,8 +13,9 @@ typedef void listener_accept(void *arg, int fd, const struct sockaddr *peer);
 
 /* Binds and listens (backlog 4096, SO_REUSEADDR). An empty host means all addresses, v6 with v4
  * mapped, else v4. "localhost" binds 127.0.0.1 and, if the host has it, ::1. Port 0: the kernel
- * chooses, see listener_port. A unix path: a socket nobody answers on is replaced, a live one is
- * -EADDRINUSE, mode is 0600; it is unlinked on close. NULL and -errno in *err on failure. */
+ * chooses, see listener_port. Other names are -EADDRNOTAVAIL: give an IP literal. A unix path: a
+ * socket nobody answers on is replaced, a live one is -EADDRINUSE, mode is 0600; it is unlinked on
+ * close. NULL and -errno in *err on failure. */
 struct listener *listener_new(struct reactor *, const struct addr *, listener_accept *, void *arg,
 			      int *err);
 /* Stops accepting and frees. NULL is ignored. */

@@ -18,6 +18,8 @@ void log_set_json(bool on);
 /* Name of the program, printed in each line ("tsctl"). Static storage expected. */
 void log_set_program(const char *name);
 
+/* Does not block: one write a line (at most PIPE_BUF bytes); while stderr takes none, lines are
+ * dropped, and a line "log_dropped lines=N" says how many once it does again. */
 void log_write(enum log_level, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* The text is an event name, then key=value pairs by hand: log_info("listen addr=%s", a). Values
@@ -32,8 +34,9 @@ void log_write(enum log_level, const char *fmt, ...) PRINTF_LIKE(2, 3);
 #define log_info(...)  log_at(LOG_INFO, __VA_ARGS__)
 #define log_debug(...) log_at(LOG_DEBUG, __VA_ARGS__)
 
-/* s made safe for one log value: control bytes and quotes escaped, in double quotes if it has a
- * space. Cut at 512 bytes. One of eight rotating static buffers. */
+/* s made safe for one log value: control bytes, ill-formed UTF-8, quotes and backslashes escaped;
+ * in double quotes if it has an escape, a space or '=', or is empty. Cut at 512 bytes. One of eight
+ * rotating static buffers. */
 const char *log_quote(struct slice s);
 
 /* True at most once per period for this *last (ms since boot, starts 0). */

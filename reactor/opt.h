@@ -1,7 +1,7 @@
 /*
  * Command lines as rows: one table gives the parser, the usage text and the errors.
- * Accepts --name VALUE, --name=VALUE, -x VALUE, -xVALUE, bundled flags (-it), Go's single dash
- * (-name VALUE) where the table has the long name, and -- to end options.
+ * Accepts --name VALUE, --name=VALUE, -x VALUE, -xVALUE, -x=VALUE, bundled flags (-it), Go's single
+ * dash (-name VALUE) where the table has the long name, and -- to end options.
  */
 #ifndef REACTOR_OPT_H
 #define REACTOR_OPT_H

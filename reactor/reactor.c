@@ -30,10 +30,21 @@ static uint64_t clock_us(void)
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
+static uint64_t nofile_before;
+
+uint64_t reactor_nofile_before(void)
+{
+	return nofile_before;
+}
+
 static void raise_fd_limit(void)
 {
 	struct rlimit lim;
-	if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
+	if (getrlimit(RLIMIT_NOFILE, &lim) == -1)
+		return;
+	if (nofile_before == 0)
+		nofile_before = lim.rlim_cur;
+	if (lim.rlim_cur < lim.rlim_max) {
 		lim.rlim_cur = lim.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &lim);
 	}
@@ -129,11 +140,11 @@ void timer_clear(struct reactor *rx, struct timer *t)
 	rx->stats.timers = rx->timers.count;
 }
 
-static int handle_add(struct handle *h, struct reactor *rx, int fd, struct task *owner,
-		      uint32_t events)
+int handle_open(struct handle *h, struct reactor *rx, int fd, struct task *owner)
 {
 	*h = (struct handle){ .fd = fd, .owner = owner, .rx = rx };
-	struct epoll_event ev = { .events = events, .data.ptr = h };
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+				  .data.ptr = h };
 	if (epoll_ctl(rx->epoll, EPOLL_CTL_ADD, fd, &ev) == -1) {
 		if (errno != EPERM) {
 			h->fd = -1;
@@ -147,26 +158,24 @@ static int handle_add(struct handle *h, struct reactor *rx, int fd, struct task 
 	return 0;
 }
 
-int handle_open(struct handle *h, struct reactor *rx, int fd, struct task *owner)
+int handle_release(struct handle *h)
 {
-	return handle_add(h, rx, fd, owner, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-}
-
-int handle_open_level(struct handle *h, struct reactor *rx, int fd, struct task *owner)
-{
-	return handle_add(h, rx, fd, owner, EPOLLIN);
+	int fd = h->fd;
+	if (fd == -1)
+		return -1;
+	/* By hand: a forked child's copy would keep the registration alive after close(2). */
+	epoll_ctl(h->rx->epoll, EPOLL_CTL_DEL, fd, NULL);
+	h->fd = -1;
+	h->owner = NULL;
+	h->rx->stats.handles--;
+	return fd;
 }
 
 void handle_close(struct handle *h)
 {
-	if (h->fd == -1)
-		return;
-	/* By hand: a forked child's copy would keep the registration alive after close(2). */
-	epoll_ctl(h->rx->epoll, EPOLL_CTL_DEL, h->fd, NULL);
-	close(h->fd);
-	h->fd = -1;
-	h->owner = NULL;
-	h->rx->stats.handles--;
+	int fd = handle_release(h);
+	if (fd != -1)
+		close(fd);
 }
 
 void handle_bind(struct handle *h, struct task *owner)

@@ -42,6 +42,8 @@ struct handle {
 /* Never NULL (aborts). Ignores SIGPIPE process-wide and raises RLIMIT_NOFILE to the hard limit. */
 struct reactor *reactor_new(void);
 void reactor_free(struct reactor *);
+/* The soft RLIMIT_NOFILE from before reactor_new raised it, which is what children should get. */
+uint64_t reactor_nofile_before(void);
 /* Turns until reactor_stop; returns the code given there. Not re-entrant. */
 int reactor_run(struct reactor *);
 /* Turns until *flag is true or reactor_stop was called (tests, short-lived programs). */
@@ -81,10 +83,10 @@ static inline bool timer_is_set(const struct timer *t)
 /* Takes ownership of fd, which must be non-blocking. 0 or -errno (fd stays the caller's). A fd that
  * epoll refuses with EPERM (regular file) becomes a handle that is always ready. */
 int handle_open(struct handle *, struct reactor *, int fd, struct task *owner);
-/* Level-triggered, for reading only: listeners. */
-int handle_open_level(struct handle *, struct reactor *, int fd, struct task *owner);
 /* EPOLL_CTL_DEL, then close(2). Does nothing on a closed handle. */
 void handle_close(struct handle *);
+/* EPOLL_CTL_DEL; the descriptor is the caller's from now on. -1 on a closed handle. */
+int handle_release(struct handle *);
 /* New owner; woken at once if a ready bit is already set. */
 void handle_bind(struct handle *, struct task *owner);
 

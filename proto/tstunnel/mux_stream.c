@@ -422,7 +422,8 @@ static int mux_room(struct stream *st, struct iovec *iov)
 	if (want > 0) {
 		s->lent = &m->out.prompt;
 	} else {
-		/* A turn that was given may be used up, or the last of a batch would always lose. */
+		/* A turn that was given may be used up, or the last of a batch would always lose.
+		 */
 		size_t limit = s->turn_left ? OUT_MAX + QUANTUM : OUT_MAX;
 		if (m->out.bulk.bytes + m->out.wire.bytes >= limit)
 			return wait_turn(s);

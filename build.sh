@@ -1,0 +1,300 @@
+#!/usr/bin/env bash
+# The one entry to the house. ./build.sh help says what it does; build.mk has the rules.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+CC=${CC:-gcc}
+SAN=${SAN:-}
+BORINGSSL=${BORINGSSL:-}
+FUZZ_SECONDS=${FUZZ_SECONDS:-5}
+UNIT_TIMEOUT=${UNIT_TIMEOUT:-120}
+PYTHON=/usr/bin/python3 # Debian's, which sees Debian's python3-* packages
+JOBS=$(nproc)
+
+# The plain gcc build is the one that people use: it goes to bin/. Others keep to build/.
+out=build/$(basename "$CC")${SAN:+-${SAN//,/-}}
+bin=$out/bin
+if [ "$out" = build/gcc ]; then bin=bin; fi
+
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_stack_use_after_return=1:strict_string_checks=1}
+export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+
+BUILD_PACKAGES="gcc libc6-dev make"
+if [ "$CC" != gcc ]; then BUILD_PACKAGES+=" clang libclang-rt-dev"; fi
+if [ -z "$BORINGSSL" ]; then BUILD_PACKAGES+=" android-libboringssl-dev"; fi
+FUZZ_PACKAGES="clang libclang-rt-dev"
+DEMO_PACKAGES="docker.io busybox-static openssl iproute2 iptables procps"
+TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python3-docker
+	python3-pytest curl"
+LINT_PACKAGES="clang-format clang-tidy cppcheck shellcheck"
+
+say() { printf '== %s\n' "$*"; }
+die() { printf 'build.sh: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then "$@"; else sudo -E "$@"; fi
+}
+
+# need PACKAGE...: installs those of Debian's packages that are not there yet.
+need() {
+	command -v dpkg-query >/dev/null || { need_commands; return; }
+	local missing=() p
+	local have; have=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null) || true
+	for p in "$@"; do
+		grep -qx "$p installed" <<<"$have" || missing+=("$p")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
+		die "missing packages, and neither root nor sudo: apt-get install ${missing[*]}"
+	fi
+	say "installing ${missing[*]}"
+	as_root apt-get -q update
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends \
+		"${missing[@]}" || die "could not install: ${missing[*]}"
+}
+
+# Not a Debian: nothing is installed, but say at once what a build cannot do without.
+need_commands() {
+	local c
+	for c in "$CC" make; do
+		command -v "$c" >/dev/null || die "not a Debian machine: please install $c yourself"
+	done
+}
+
+# mk TARGET...: the build proper, for this CC and SAN.
+mk() {
+	make -f build.mk -j"$JOBS" CC="$CC" SAN="$SAN" BORINGSSL="$BORINGSSL" OUT="$out" BIN="$bin" "$@"
+}
+
+mk_fuzz() {
+	make -f build.mk -j"$JOBS" CC=clang SAN=fuzzer-no-link,address,undefined \
+		BORINGSSL="$BORINGSSL" OUT=build/fuzz BIN=build/fuzz/bin "$@"
+}
+
+fuzz_names() {
+	local f
+	for f in fuzz/*.c; do
+		[ -e "$f" ] && basename "$f" .c
+	done
+	return 0
+}
+
+cmd_deps() {
+	# shellcheck disable=SC2086 # lists of words
+	need $BUILD_PACKAGES $TEST_PACKAGES $LINT_PACKAGES
+}
+
+cmd_build() {
+	# shellcheck disable=SC2086
+	need $BUILD_PACKAGES
+	mk all
+}
+
+cmd_demo() {
+	# shellcheck disable=SC2086
+	need $DEMO_PACKAGES
+	cmd_build
+	as_root env TSTUNNEL_BIN="$PWD/$bin" test/demo.sh
+}
+
+passed=0 failed=0
+# count PASSED FAILED
+count() { passed=$((passed + $1)); failed=$((failed + $2)); }
+
+# Each unit test is a process with a time limit; its log is shown when it fails.
+test_unit() {
+	local t log ok bad status
+	mkdir -p "$out/log"
+	mk unit
+	for t in test/unit/test_*.c; do
+		[ -e "$t" ] || continue
+		t=$(basename "$t" .c) log=$out/log/$t status=0
+		timeout -k 5 "$UNIT_TIMEOUT" "$out/unit/$t" >"$log" 2>&1 </dev/null || status=$?
+		ok=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1/p' "$log" | tail -n 1)
+		bad=$(sed -n 's/^\[  FAILED  \] \([0-9]*\) test.*/\1/p' "$log" | tail -n 1)
+		if [ "$status" = 0 ]; then
+			printf '  %-28s %s passed\n' "$t" "${ok:-?}"
+			count "${ok:-1}" 0
+		else
+			sed 's/^/    /' "$log"
+			printf '  %-28s FAILED (status %s, log %s)\n' "$t" "$status" "$log"
+			count "${ok:-0}" "${bad:-1}"
+		fi
+	done
+}
+
+# fuzz_one NAME SECONDS: replays the corpus, then looks for new inputs. Finds stay under build/.
+fuzz_one() {
+	local name=$1 seconds=$2 dict=() seeds=()
+	local found=build/fuzz/corpus/$name
+	mkdir -p "$found" build/fuzz/crash
+	if [ -e "fuzz/$name.dict" ]; then dict=("-dict=fuzz/$name.dict"); fi
+	if [ -d "fuzz/corpus/$name" ]; then seeds=("fuzz/corpus/$name"); fi
+	build/fuzz/bin/"$name" -runs=0 -timeout=10 -rss_limit_mb=1024 "${seeds[@]}" || return 1
+	if [ "$seconds" = 0 ]; then return 0; fi
+	build/fuzz/bin/"$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 \
+		-print_final_stats=1 -artifact_prefix="build/fuzz/crash/$name-" "${dict[@]}" \
+		"$found" "${seeds[@]}"
+}
+
+test_fuzz() {
+	local name names=() bad=0
+	mk_fuzz fuzz
+	mkdir -p build/fuzz/log
+	mapfile -t names < <(fuzz_names)
+	[ ${#names[@]} -gt 0 ] || return 0
+	export -f fuzz_one
+	printf '%s\n' "${names[@]}" | xargs -P "$JOBS" -I{} bash -c \
+		"rm -f build/fuzz/log/{}.ok; fuzz_one {} $FUZZ_SECONDS >build/fuzz/log/{} 2>&1 </dev/null &&
+		touch build/fuzz/log/{}.ok || true"
+	for name in "${names[@]}"; do
+		if [ -e "build/fuzz/log/$name.ok" ]; then
+			printf '  %-28s %s executions\n' "$name" \
+				"$(sed -n 's/^stat::number_of_executed_units: *//p' "build/fuzz/log/$name")"
+			count 1 0
+		else
+			tail -n 60 "build/fuzz/log/$name" | sed 's/^/    /'
+			printf '  %-28s FAILED\n' "$name"
+			count 0 1
+			bad=1
+		fi
+	done
+	return $bad
+}
+
+# test_e2e [PYTEST ARGUMENT...]
+test_e2e() {
+	local xml=$out/e2e.xml n=() a
+	rm -f "$xml"
+	as_root env TSTUNNEL_BIN="$PWD/$bin" TSTUNNEL_SAN="$SAN" PYTHONDONTWRITEBYTECODE=1 \
+		"$PYTHON" -m pytest -p no:cacheprovider -q --tb=short -rs --junitxml="$PWD/$xml" \
+		test/e2e "$@" </dev/null || true
+	[ -s "$xml" ] || { count 0 1; return; }
+	for a in tests failures errors skipped; do
+		n+=("$(grep -o "<testsuite [^>]*" "$xml" | sed -n "s/.* $a=\"\([0-9]*\)\".*/\1/p")")
+	done
+	count $((n[0] - n[1] - n[2] - n[3])) $((n[1] + n[2]))
+}
+
+cmd_test() {
+	# shellcheck disable=SC2086
+	need $BUILD_PACKAGES $TEST_PACKAGES
+	cmd_build
+	case ${1:-all} in
+	all | unit | fuzz | e2e) ;;
+	*) die "test: unknown part '$1' (unit, fuzz or e2e; nothing for all)" ;;
+	esac
+	local part=${1:-all}
+	if [ $# -gt 0 ]; then shift; fi
+	if [[ $part = all || $part = unit ]]; then say "unit tests ($out)"; test_unit; fi
+	if [[ $part = all || $part = fuzz ]]; then say "fuzz targets, $FUZZ_SECONDS s each"; test_fuzz || true; fi
+	if [[ $part = all || $part = e2e ]]; then say "end-to-end tests ($bin)"; test_e2e "$@"; fi
+	printf '%d passed, %d failed\n' "$passed" "$failed"
+	[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+}
+
+cmd_fuzz() {
+	local seconds=${2:-60} name
+	# shellcheck disable=SC2086
+	need $BUILD_PACKAGES $FUZZ_PACKAGES
+	if [ $# = 0 ]; then die "fuzz NAME|all [SECONDS]; names: $(fuzz_names | tr '\n' ' ')"; fi
+	mk_fuzz fuzz
+	if [ "$1" = all ]; then
+		for name in $(fuzz_names); do
+			say "fuzz $name"
+			fuzz_one "$name" "$seconds"
+		done
+	else
+		[ -e "fuzz/$1.c" ] || die "no such fuzz target: $1 (there are: $(fuzz_names | tr '\n' ' '))"
+		fuzz_one "$1" "$seconds"
+	fi
+}
+
+# Who may include whom: cmd -> proto -> http, json -> reactor.
+lint_rooms() {
+	local room may bad=0 hits
+	while read -r room may; do
+		[ -d "$room" ] || continue
+		hits=$(grep -rnE '^#[[:space:]]*include "' --include='*.[ch]' "$room" |
+			grep -vE "include \"($may)/" || true)
+		if [ -n "$hits" ]; then
+			printf '%s\n%s/ may include only %s\n' "$hits" "$room" "$may"
+			bad=1
+		fi
+	done <<-'END'
+		reactor reactor
+		json json|reactor
+		http http|reactor
+		proto proto|http|json|reactor
+		cmd cmd|proto|http|json|reactor
+	END
+	hits=$(grep -rnE '^#[[:space:]]*include "reactor/' --include='*.[ch]' json 2>/dev/null |
+		grep -vE '"reactor/(base|buf)\.h"' || true)
+	hits+=$(grep -rnE '^#[[:space:]]*include <openssl/' --include='*.[ch]' . 2>/dev/null |
+		grep -vE '^\./(build/|reactor/(tls[a-z_]*|crypto)\.[ch]:|test/|fuzz/)' || true)
+	hits+=$(grep -rnE '^#[[:space:]]*include <sys/epoll.h>' --include='*.[ch]' reactor json http \
+		proto cmd 2>/dev/null | grep -v '^reactor/reactor\.c:' || true)
+	hits+=$(grep -rnE '#[[:space:]]*define[[:space:]]+_GNU_SOURCE' --include='*.[ch]' reactor json \
+		http proto cmd test fuzz 2>/dev/null || true)
+	if [ -n "$hits" ]; then
+		printf '%s\nan include out of its room\n' "$hits"
+		bad=1
+	fi
+	return $bad
+}
+
+cmd_lint() {
+	# shellcheck disable=SC2086
+	need $BUILD_PACKAGES $LINT_PACKAGES libcmocka-dev clang
+	local files=() sources=() bad=0 flags
+	mapfile -t files < <(find reactor json http proto cmd fuzz bench test -name '*.[ch]' 2>/dev/null | sort)
+	mapfile -t sources < <(printf '%s\n' "${files[@]}" | grep '\.c$')
+	say "rooms"; lint_rooms || bad=1
+	say "clang-format"; clang-format --dry-run -Werror "${files[@]}" || bad=1
+	say "shellcheck"; shellcheck build.sh .ci/run test/*.sh || bad=1
+	say "cppcheck"
+	cppcheck -q -j"$JOBS" --std=c11 -D_GNU_SOURCE -I. --inline-suppr --error-exitcode=1 \
+		--enable=warning,performance,portability --suppress=missingIncludeSystem \
+		--library=posix "${sources[@]}" || bad=1
+	say "clang-tidy"
+	flags=$(mk -s print-cflags)
+	# shellcheck disable=SC2086
+	printf '%s\n' "${sources[@]}" | xargs -P "$JOBS" -n 1 sh -c \
+		'clang-tidy --quiet "$0" -- '"$flags"' 2>/dev/null' || bad=1
+	[ $bad = 0 ] || die "lint found something"
+	say "lint clean"
+}
+
+cmd_clean() {
+	rm -rf build bin
+}
+
+cmd_help() {
+	cat <<'END'
+./build.sh [COMMAND]    Commands install what they miss from Debian (root or sudo).
+
+  build               programs into bin/ (the default command)
+  demo                the main job, shown on this machine: two hosts, one tunnel
+  test [PART]         every test; PART: unit, fuzz, or e2e [PYTEST ARGUMENTS]
+  fuzz NAME [SECONDS] one libFuzzer target, or all; 60 s if not said
+  lint                formatting, static analysis, who includes whom
+  deps                only install what the commands need
+  clean               remove bin/ and build/
+  help                this text
+
+Environment:
+  CC=clang            another compiler       (build/clang/bin)
+  SAN=address,undefined  sanitizers          (build/gcc-address-undefined/bin)
+  BORINGSSL=/prefix   one's own BoringSSL: include/ and lib/ under it
+  FUZZ_SECONDS=5      time for each fuzz target in test
+  TSLAB_FULL=1        e2e tests at full size (1 GB images, 1,000 runs, minutes of idling)
+END
+}
+
+command=${1:-build}
+if [ $# -gt 0 ]; then shift; fi
+case $command in
+deps | build | demo | test | fuzz | lint | clean | help) "cmd_$command" "$@" ;;
+-h | --help) cmd_help ;;
+*) die "unknown command '$command'; see ./build.sh help" ;;
+esac
