@@ -83,7 +83,7 @@ static inline bool slice_ends(struct slice s, struct slice suffix)
 /* s without its first n bytes (n <= s.n). */
 static inline struct slice slice_after(struct slice s, size_t n)
 {
-	return (struct slice){ s.p + n, s.n - n };
+	return (struct slice){ n ? s.p + n : s.p, s.n - n }; /* NULL + 0 is undefined */
 }
 
 /* Splits at the first sep: *head gets what is before it, *tail what follows; false (head = s,

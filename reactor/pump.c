@@ -23,6 +23,7 @@ struct half {
 	bool done;            /* and dst was told */
 	bool deaf;            /* dst takes no more (EPIPE); ends with the other direction */
 	bool no_splice;       /* one of the ends said EOPNOTSUPP */
+	bool stirred;         /* bytes went in or out since the pump looked */
 	struct stream *blame; /* whose verb failed */
 };
 
@@ -59,12 +60,14 @@ static ssize_t drain(struct half *h)
 		if (n < 0)
 			return blame(h, h->dst, n);
 		buf_drop(&h->held, (size_t)n);
+		h->stirred = true;
 	}
 	while (h->in_pipe > 0) {
 		ssize_t n = h->dst->ops->from_pipe(h->dst, h->pipe->r, h->in_pipe);
 		if (n < 0)
 			return blame(h, h->dst, n);
 		h->in_pipe -= (size_t)n;
+		h->stirred = true;
 	}
 	return 0;
 }
@@ -139,6 +142,7 @@ static ssize_t move(struct half *h, size_t max)
 		if (n != -EOPNOTSUPP && n != -EINVAL)
 			return n;
 		h->no_splice = n == -EOPNOTSUPP;
+		h->blame = NULL;
 		pipe_release(h);
 	}
 	if (h->src->ops->peek)
@@ -158,7 +162,7 @@ static void unpipe(struct half *h)
 	int r = buf_put(&h->held, slice_of(scratch, h->in_pipe));
 	BUG_ON(r < 0);
 	h->in_pipe = 0;
-	h->no_splice = true;
+	h->blame = NULL;
 	pipe_release(h);
 }
 
@@ -168,7 +172,8 @@ static ssize_t half_run(struct half *h)
 	size_t quantum = QUANTUM;
 	while (!h->done && !h->deaf) {
 		ssize_t n = drain(h);
-		if (n == -EOPNOTSUPP && h->in_pipe > 0) {
+		if ((n == -EOPNOTSUPP || n == -EINVAL) && h->in_pipe > 0) {
+			h->no_splice = n == -EOPNOTSUPP;
 			unpipe(h);
 			continue;
 		}
@@ -187,6 +192,7 @@ static ssize_t half_run(struct half *h)
 			return n;
 		h->eof = n == 0;
 		h->moved += (uint64_t)n;
+		h->stirred |= n > 0;
 		quantum -= MIN(quantum, (size_t)n);
 	}
 	return 0;
@@ -234,18 +240,17 @@ static ssize_t forgive_epipe(struct half *h, ssize_t r)
 static void pump_run(struct task *t)
 {
 	struct pump *p = container_of(t, struct pump, task);
-	uint64_t before = p->up.moved + p->down.moved;
 	ssize_t up = forgive_epipe(&p->up, half_run(&p->up));
 	ssize_t down = forgive_epipe(&p->down, half_run(&p->down));
-	if (p->up.moved + p->down.moved != before)
+	if (p->up.stirred || p->down.stirred)
 		p->last_moved_ms = reactor_now(p->rx);
+	p->up.stirred = p->down.stirred = false;
 
 	if (up < 0 && up != -EAGAIN)
 		pump_end(p, (int)up);
 	else if (down < 0 && down != -EAGAIN)
 		pump_end(p, (int)down);
-	else if ((p->up.done && p->down.done) || (p->up.done && p->down.deaf) ||
-		 (p->up.deaf && p->down.done) || (p->up.deaf && p->down.deaf))
+	else if ((p->up.done || p->up.deaf) && (p->down.done || p->down.deaf))
 		pump_end(p, 0);
 	else if (up == 1 || down == 1)
 		task_wake(p->rx, &p->task);

@@ -27,7 +27,7 @@ struct pump *pump_start(struct reactor *, struct stream *a, struct stream *b, pu
  * pump_start; copied. */
 void pump_seed_to_a(struct pump *, struct slice);
 void pump_seed_to_b(struct pump *, struct slice);
-/* Ends with -ETIMEDOUT when nothing moved for ms milliseconds; 0: never (the default). */
+/* Ends with -ETIMEDOUT when no byte came or went for ms milliseconds; 0: never (the default). */
 void pump_idle_limit(struct pump *, uint64_t ms);
 /* Ends the pump now with code; finished is called (from here). */
 void pump_abort(struct pump *, int code);

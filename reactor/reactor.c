@@ -14,7 +14,7 @@ enum { EVENTS_PER_WAIT = 256, SLOW_TURN_US = 50 * 1000 };
 
 struct reactor {
 	int epoll;
-	bool running, stopped;
+	bool running, stopped, firing;
 	int stop_code;
 	uint64_t now; /* ms */
 	struct list queue, deferred;
@@ -129,7 +129,8 @@ void timer_init(struct timer *t, void (*fire)(struct timer *))
 
 void timer_set(struct reactor *rx, struct timer *t, uint64_t ms)
 {
-	t->at = rx->now + ms;
+	/* One set while timers fire waits for the next turn, or 0 ms would keep us here. */
+	t->at = rx->now + (rx->firing ? MAX(ms, 1u) : ms);
 	timer_heap_set(&rx->timers, t);
 	rx->stats.timers = rx->timers.count;
 }
@@ -217,14 +218,12 @@ static void mark(struct reactor *rx, const struct epoll_event *ev, int n)
 static void run_timers(struct reactor *rx)
 {
 	struct timer *t;
-	/* Counted: a handler that sets a timer of 0 ms must not keep us here. */
-	for (uint32_t n = rx->timers.count; n > 0; n--) {
-		t = timer_heap_first(&rx->timers);
-		if (!t || t->at > rx->now)
-			break;
+	rx->firing = true;
+	while ((t = timer_heap_first(&rx->timers)) && t->at <= rx->now) {
 		timer_heap_clear(&rx->timers, t);
 		t->fire(t);
 	}
+	rx->firing = false;
 	rx->stats.timers = rx->timers.count;
 }
 

@@ -39,7 +39,7 @@ struct stream_ops {
 
 	/* Borrow verbs, or NULL: a stream that holds received bytes lends them. Returns how many
 	 * iovecs were filled, 0 = end of stream, or a negative code; the bytes live until the next
-	 * call on this stream. drop() gives back the first n of them as consumed. */
+	 * call on this stream or the end of the task that called. drop() gives back the first n of them as consumed. */
 	int (*peek)(struct stream *, struct iovec *, int max);
 	void (*drop)(struct stream *, size_t n);
 	/* Lend verbs, or NULL: where the next bytes to send may be put (iov_len > 0), so that a

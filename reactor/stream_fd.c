@@ -197,8 +197,8 @@ static enum fd_kind kind_of(int fd)
 	struct stat st;
 	if (fstat(fd, &st) == -1)
 		return FD_OTHER;
-	if (S_ISFIFO(st.st_mode))
-		return FD_PIPE;
+	if (S_ISFIFO(st.st_mode)) /* only the writing end can say that no more comes */
+		return (fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY ? FD_PIPE : FD_OTHER;
 	if (!S_ISSOCK(st.st_mode))
 		return FD_OTHER;
 	int one = 1;

@@ -184,7 +184,8 @@ static int read_reply(struct carrier *c)
 		return not_http(c);
 	if (n > 0) {
 		struct slice body = slice_after(buf_data(&c->in), (size_t)n);
-		if (head.status == 101) {
+		if (head.status == 101 &&
+		    http_field_has_token(&head, SLICE("Upgrade"), SLICE("tstunnel/1"))) {
 			buf_drop(&c->in, (size_t)n);
 			opened(c);
 			return -EAGAIN;

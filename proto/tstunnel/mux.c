@@ -13,6 +13,7 @@ enum {
 	READ_BLOCK = 256 * 1024,
 	KEEPALIVE_MS = 4000,
 	SETTLE_MS = 60000,
+	CLOSING_MS = 2000,
 	STREAMS_MAX = 4096
 };
 
@@ -42,7 +43,7 @@ static void tear_down(struct mux *m, int code, const char *why)
 	task_cancel(&m->task);
 	task_cancel(&m->flush_task);
 	timer_clear(m->rx, &m->timer);
-	if (code == 0)
+	if (code == 0 && !m->closing)
 		out_flush(&m->out, m->transport);
 	stream_close(m->transport, code);
 	m->transport = NULL;
@@ -73,7 +74,7 @@ void mux_free(struct mux *m, int code, const char *why)
 
 static bool drained(const struct mux *m)
 {
-	return (m->goaway_sent || m->stats.goaway) && m->count == 0 && out_bytes(&m->out) == 0;
+	return (m->goaway_sent || m->stats.goaway) && m->count == 0;
 }
 
 void mux_stream_gone(struct mux *m)
@@ -102,6 +103,20 @@ static void wake_waiting(struct mux *m)
 		task_defer(m->rx, &m->flush_task);
 }
 
+/* Closing over bytes that the peer still sends would reset the connection and with it our last
+ * words, so its end of stream is waited for. */
+static void close_in_order(struct mux *m)
+{
+	int r = stream_shut(m->transport);
+	if (r < 0 && r != -EAGAIN) {
+		mux_end(m, r, stream_why(m->transport, r));
+		return;
+	}
+	if (!m->closing)
+		timer_set(m->rx, &m->timer, CLOSING_MS);
+	m->closing = true;
+}
+
 static void flush_run(struct task *t)
 {
 	struct mux *m = container_of(t, struct mux, flush_task);
@@ -111,8 +126,8 @@ static void flush_run(struct task *t)
 		mux_end(m, r, stream_why(m->transport, r));
 		return;
 	}
-	if (drained(m)) {
-		mux_end(m, 0, "closed by agreement");
+	if (drained(m) && out_bytes(&m->out) == 0) {
+		close_in_order(m);
 		return;
 	}
 	wake_waiting(m);
@@ -183,16 +198,19 @@ static int on_window(struct mux *m, struct mux_stream *s, uint32_t add)
 	return 0;
 }
 
-static int on_control(struct mux *m, struct mux_stream *s, struct slice payload)
+static void on_control(struct mux_stream *s, struct slice payload)
 {
-	if (s->ncontrols >= CONTROLS_MAX)
-		return fault(m, "too many CONTROL messages");
+	size_t cost = payload.n + CONTROL_COST;
+	if (s->controls_bytes > 0 && s->controls_bytes + cost > CONTROLS_MAX) {
+		mux_stream_reset(s, -ERR_TOO_MANY, "too many CONTROL messages");
+		return;
+	}
 	struct control_msg *c = xcalloc(1, sizeof(*c));
+	c->cost = cost;
 	c->text = xslicedup(payload);
 	list_add_tail(&s->controls, &c->link);
-	s->ncontrols++;
+	s->controls_bytes += cost;
 	mux_stream_wake(s);
-	return 0;
 }
 
 static void on_reset(struct mux_stream *s, struct slice payload)
@@ -200,6 +218,9 @@ static void on_reset(struct mux_stream *s, struct slice payload)
 	int code = reset_to_err(frame_get_u32(payload.p));
 	struct slice text = slice_after(payload, 4);
 	char *why = text.n ? xslicedup(text) : NULL;
+	for (size_t i = 0; i < text.n; i++) /* it will meet a terminal */
+		if ((unsigned char)why[i] < ' ' || why[i] == 0x7f)
+			why[i] = '?';
 	s->reset = true;
 	mux_stream_fail(s, code, why);
 	free(why);
@@ -236,7 +257,8 @@ static int on_stream_frame(struct mux *m, const struct frame *f, struct slice pa
 		on_reset(s, payload);
 		return 0;
 	default:
-		return on_control(m, s, payload);
+		on_control(s, payload);
+		return 0;
 	}
 }
 
@@ -250,6 +272,7 @@ static int on_frame(struct mux *m, const struct frame *f, struct slice payload)
 		if (m->stats.settled)
 			return fault(m, "SETTINGS twice");
 		m->stats.settled = true;
+		timer_set(m->rx, &m->timer, m->opt.keepalive_ms);
 		log_debug("mux peer settings=%s", log_quote(payload));
 		return 0;
 	case FRAME_OPEN:
@@ -383,11 +406,22 @@ static void mux_protocol_error(struct mux *m, int code)
 	mux_end(m, code, why);
 }
 
+/* The far side has said its last word. Streams that have theirs need us no more. */
+static void release_complete(struct mux *m)
+{
+	for (uint32_t i = 0; i < m->table_size; i++) {
+		for (struct mux_stream *s = m->table[i], *next; s; s = next) {
+			next = s->hash_next;
+			mux_stream_orphan(s);
+		}
+	}
+}
+
 static void mux_run(struct task *t)
 {
 	struct mux *m = container_of(t, struct mux, task);
 	settle(m);
-	if (out_bytes(&m->out) > 0)
+	if (out_bytes(&m->out) > 0 || m->closing)
 		task_defer(m->rx, &m->flush_task);
 	if (m->out.prompt.bytes >= PROMPT_MAX)
 		return; /* the peer sends but does not read: flush_run wakes us */
@@ -396,7 +430,8 @@ static void mux_run(struct task *t)
 	ssize_t n = fill(m, &p);
 	if (n > 0) {
 		m->last_rx_ms = reactor_now(m->rx);
-		int r = parse(m, p, (size_t)n);
+		m->pinged = false;
+		int r = m->closing ? 0 : parse(m, p, (size_t)n);
 		if (r < 0)
 			mux_protocol_error(m, r);
 		else
@@ -408,9 +443,11 @@ static void mux_run(struct task *t)
 		m->block = NULL;
 	}
 	if (n == 0)
+		release_complete(m);
+	if (n == 0)
 		mux_end(m, drained(m) ? 0 : -ECONNRESET, "the tunnel was closed by the far side");
 	else if (n != -EAGAIN)
-		mux_end(m, (int)n, stream_why(m->transport, (int)n));
+		mux_end(m, m->closing ? 0 : (int)n, stream_why(m->transport, (int)n));
 }
 
 /* --- keepalive --- */
@@ -421,6 +458,7 @@ static void send_ping(struct mux *m)
 	uint64_t now = clock_us();
 	memcpy(payload, &now, sizeof(now));
 	m->ping_ms = reactor_now(m->rx);
+	m->pinged = true;
 	mux_send(m, &(struct frame){ .length = 8, .type = FRAME_PING }, payload);
 }
 
@@ -430,10 +468,11 @@ static void keepalive(struct timer *t)
 	struct mux *m = container_of(t, struct mux, timer);
 	uint64_t k = m->stats.settled ? m->opt.keepalive_ms : SETTLE_MS;
 	uint64_t now = reactor_now(m->rx), quiet = now - m->last_rx_ms;
-	bool asked = m->ping_ms >= m->last_rx_ms;
-	if (quiet < k) {
+	if (m->closing) {
+		mux_end(m, 0, "closed by agreement");
+	} else if (quiet < k) {
 		timer_set(m->rx, &m->timer, k - quiet);
-	} else if (!asked) {
+	} else if (!m->pinged) {
 		send_ping(m);
 		timer_set(m->rx, &m->timer, k);
 	} else if (now - m->ping_ms < k) {
@@ -507,7 +546,7 @@ struct stream *mux_open(struct mux *m, struct slice json)
 
 void mux_goaway(struct mux *m, const char *text)
 {
-	if (m->goaway_sent || !m->transport)
+	if (m->goaway_sent || m->closing || !m->transport)
 		return;
 	char payload[4 + FRAME_TEXT_MAX];
 	size_t n = text ? MIN(strlen(text), (size_t)FRAME_TEXT_MAX) : 0;

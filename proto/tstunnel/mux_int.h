@@ -13,13 +13,14 @@ enum {
 	WINDOW_INITIAL = 256 * 1024, /* protocol constant: credit of each new stream, both ways */
 	WINDOW_MAX = 16 * 1024 * 1024,
 	WINDOW_EXTRA_MAX = 64 * 1024 * 1024, /* per carrier, granted beyond the initial windows */
-	STASH_MAX = 256 * 1024 * 1024, /* per carrier, received and not read by their owners */
-	QUANTUM = 64 * 1024,           /* what a stream may queue before others get a turn */
-	OUT_MAX = 256 * 1024,          /* queued data, all streams together */
-	PROMPT_MAX = 256 * 1024,       /* queued control frames before we stop reading */
+	STASH_MAX = 256 * 1024 * 1024,       /* per carrier: memory for what owners have not read */
+	QUANTUM = 64 * 1024,                 /* what a stream may queue before others get a turn */
+	OUT_MAX = 256 * 1024,                /* queued data, all streams together */
+	PROMPT_MAX = 256 * 1024,             /* queued control frames before we stop reading */
 	SPARSE_BYTES = 4096,
-	SPARSE_MS = 10,   /* a stream that sends less is interactive */
-	CONTROLS_MAX = 32 /* CONTROL messages waiting for one stream's owner */
+	SPARSE_MS = 10,           /* a stream that sends less is interactive */
+	CONTROLS_MAX = 64 * 1024, /* CONTROL messages waiting for one stream's owner, in bytes */
+	CONTROL_COST = 64         /* of a message beside its text */
 };
 
 /* --- output: mux_out.c --- */
@@ -49,7 +50,9 @@ struct mux_out {
 /* Room for a frame with at most want bytes of payload at the end of q: where the payload goes. */
 struct iovec out_room(struct mux_out *, struct out_queue *q, size_t want);
 /* Commits the frame whose payload was put at that place (f->length bytes). */
-void out_commit(struct mux_out *, struct out_queue *q, const struct frame *f);
+void out_commit(struct out_queue *q, const struct frame *f);
+/* Nothing was put there. */
+void out_cancel(struct out_queue *q);
 /* Appends a control frame with its payload. */
 void out_frame(struct mux_out *, const struct frame *f, const char *payload);
 /* Writes what it can: 0 all gone, -EAGAIN, or a fatal code. */
@@ -72,6 +75,8 @@ struct mux {
 	struct task flush_task; /* end of turn: writes */
 	struct timer timer;
 	uint64_t last_rx_ms, ping_ms;
+	bool pinged;  /* and nothing has come since */
+	bool closing; /* all was said: only the peer's end of stream is waited for */
 
 	struct mux_stream **table; /* by id, chained, power of two */
 	uint32_t table_size, count, peer_count;
@@ -98,6 +103,7 @@ struct mux {
 
 struct control_msg {
 	struct list link;
+	size_t cost;
 	char *text;
 };
 
@@ -129,12 +135,11 @@ struct mux_stream {
 	size_t recv_credit, window, consumed;
 	uint64_t granted_ms;
 	struct chunk *stash_first, *stash_last;
-	size_t stash_bytes;
 	uint32_t seg_first, seg_last, seg_skip; /* offsets in m->block, 0 = none */
 	struct list borrow_link;                /* m->borrowers */
 
 	struct list controls;
-	unsigned ncontrols;
+	size_t controls_bytes;
 };
 
 /* mux_stream.c, for mux.c: */
@@ -142,6 +147,9 @@ struct mux_stream *mux_stream_new(struct mux *, uint32_t id, bool by_peer);
 struct mux_stream *mux_stream_find(struct mux *, uint32_t id);
 /* Ends it with code; why is copied. Keeps the object for its owner, who is woken. */
 void mux_stream_fail(struct mux_stream *, int code, const char *why);
+/* Lets a stream that has all it will get, and gives no more, outlive the mux unharmed: its owner
+ * may still read it to its end. Others are left as they are. */
+void mux_stream_orphan(struct mux_stream *);
 /* Sends RESET, then fails it. */
 void mux_stream_reset(struct mux_stream *, int code, const char *why);
 /* n received bytes at p, which lies in m->block with FRAME_HEADER bytes of ours before it. */

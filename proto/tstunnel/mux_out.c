@@ -53,14 +53,19 @@ struct iovec out_room(struct mux_out *o, struct out_queue *q, size_t want)
 	return (struct iovec){ b->data + b->len + FRAME_HEADER, MIN(room, want) };
 }
 
-void out_commit(struct mux_out *o, struct out_queue *q, const struct frame *f)
+void out_commit(struct out_queue *q, const struct frame *f)
 {
-	(void)o;
 	struct out_block *b = q->last;
 	frame_put(b->data + b->len, f);
 	b->len += FRAME_HEADER + f->length;
 	BUG_ON(b->len > b->cap);
 	q->bytes += FRAME_HEADER + f->length;
+}
+
+void out_cancel(struct out_queue *q)
+{
+	if (q->first->len == 0)
+		block_free(queue_pop(q));
 }
 
 void out_frame(struct mux_out *o, const struct frame *f, const char *payload)
@@ -74,15 +79,18 @@ void out_frame(struct mux_out *o, const struct frame *f, const char *payload)
 	}
 	if (f->length)
 		memcpy(b->data + b->len + FRAME_HEADER, payload, f->length);
-	out_commit(o, &o->prompt, f);
+	out_commit(&o->prompt, f);
 }
 
 static bool to_wire(struct mux_out *o, struct out_queue *q)
 {
-	struct out_block *b = q->first;
-	if (!b || b->len == b->head)
+	struct out_block *b;
+	/* Room that was lent and not used leaves an empty block, perhaps before full ones. */
+	while (q->first && q->first->len == 0)
+		block_free(queue_pop(q));
+	if (!q->first)
 		return false;
-	queue_pop(q);
+	b = queue_pop(q);
 	q->bytes -= b->len;
 	if (q == &o->bulk)
 		o->wired = b->seq;

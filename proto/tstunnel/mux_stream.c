@@ -92,17 +92,21 @@ struct mux_stream *mux_stream_new(struct mux *m, uint32_t id, bool by_peer)
 	return s;
 }
 
+static void chunk_free(struct mux_stream *s, struct chunk *c)
+{
+	if (s->m)
+		s->m->stashed -= c->size;
+	block_put((char *)c, c->size);
+}
+
 static void stash_end(struct mux_stream *s)
 {
 	while (s->stash_first) {
 		struct chunk *c = s->stash_first;
 		s->stash_first = c->next;
-		block_put((char *)c, c->size);
+		chunk_free(s, c);
 	}
 	s->stash_last = NULL;
-	if (s->m)
-		s->m->stashed -= s->stash_bytes;
-	s->stash_bytes = 0;
 }
 
 static void segments_end(struct mux_stream *s)
@@ -117,7 +121,6 @@ static void detach(struct mux_stream *s)
 	struct mux *m = s->m;
 	if (!m)
 		return;
-	stash_end(s);
 	segments_end(s);
 	list_del(&s->wait_link);
 	*slot_of(m, s->id) = s->hash_next;
@@ -139,10 +142,20 @@ void mux_stream_wake(struct mux_stream *s)
 
 void mux_stream_fail(struct mux_stream *s, int code, const char *why)
 {
+	stash_end(s);
 	detach(s);
 	s->code = code;
 	free(s->why);
 	s->why = why ? xstrdup(why) : NULL;
+	mux_stream_wake(s);
+}
+
+void mux_stream_orphan(struct mux_stream *s)
+{
+	if (!s->fin_got || (!s->fin_sent && !s->peer_stopped))
+		return;
+	mux_stream_settle(s);
+	detach(s);
 	mux_stream_wake(s);
 }
 
@@ -179,8 +192,6 @@ void mux_stream_lend(struct mux_stream *s, char *p, size_t n, uint8_t channel)
 
 static void stash_put(struct mux_stream *s, const char *p, size_t n, uint8_t channel)
 {
-	s->stash_bytes += n;
-	s->m->stashed += n;
 	while (n > 0) {
 		struct chunk *c = s->stash_last;
 		if (!c || c->cap - c->tail <= sizeof(struct record)) {
@@ -188,6 +199,7 @@ static void stash_put(struct mux_stream *s, const char *p, size_t n, uint8_t cha
 			c = (void *)block_get(&size);
 			*c = (struct chunk){ .size = size, .cap = (uint32_t)(size - sizeof(*c)) };
 			c->last = UINT32_MAX;
+			s->m->stashed += size;
 			if (s->stash_last)
 				s->stash_last->next = c;
 			else
@@ -300,17 +312,16 @@ static size_t drop_stash(struct mux_stream *s, size_t n)
 			s->stash_first = c->next;
 			if (!s->stash_first)
 				s->stash_last = NULL;
-			block_put((char *)c, c->size);
+			chunk_free(s, c);
 		}
 	}
-	s->stash_bytes -= dropped;
-	s->m->stashed -= dropped;
 	return dropped;
 }
 
 static void drop_segments(struct mux_stream *s, size_t n)
 {
 	while (n > 0) {
+		BUG_ON(!s->seg_first); /* more than was lent */
 		struct segment g = segment_get(s->m, s->seg_first);
 		size_t part = MIN(n, g.len - s->seg_skip);
 		s->seg_skip += (uint32_t)part;
@@ -348,7 +359,8 @@ static void grant(struct mux_stream *s)
 static void mux_drop(struct stream *st, size_t n)
 {
 	struct mux_stream *s = self(st);
-	BUG_ON(!s->m);
+	if (s->code)
+		return; /* it failed since it lent them */
 	s->consumed += n;
 	n -= drop_stash(s, n);
 	drop_segments(s, n);
@@ -446,13 +458,14 @@ static void mux_added(struct stream *st, size_t n)
 	BUG_ON(!s->lent);
 	struct out_queue *q = s->lent;
 	s->lent = NULL;
-	if (n == 0)
+	if (n == 0) {
+		out_cancel(q);
 		return;
-	out_commit(&m->out, q,
-		   &(struct frame){ .length = (uint32_t)n,
-				    .stream = s->id,
-				    .type = FRAME_DATA,
-				    .channel = s->channel });
+	}
+	out_commit(q, &(struct frame){ .length = (uint32_t)n,
+				       .stream = s->id,
+				       .type = FRAME_DATA,
+				       .channel = s->channel });
 	s->credit -= (int64_t)n;
 	s->recent_bytes += n;
 	if (q == &m->out.bulk) {
@@ -467,10 +480,10 @@ static ssize_t mux_write(struct stream *st, const struct iovec *iov, int n)
 {
 	struct mux_stream *s = self(st);
 	int r = may_send(s);
-	if (r < 0)
+	if (n == 0 && !s->code && !s->peer_stopped)
+		return s->accepted ? 0 : -EAGAIN; /* our own FIN is no reason to call it closed */
+	if (r < 0 || n == 0)
 		return r;
-	if (n == 0)
-		return s->accepted ? 0 : -EAGAIN;
 	size_t total = 0;
 	struct iovec room = { NULL, 0 };
 	size_t used = 0;
@@ -505,7 +518,7 @@ static void send_fin(struct mux_stream *s, uint8_t flags)
 	struct frame f = { .stream = s->id, .type = FRAME_FIN, .flags = flags };
 	if (s->bulk_seq > m->out.wired) {
 		out_room(&m->out, &m->out.bulk, 0);
-		out_commit(&m->out, &m->out.bulk, &f);
+		out_commit(&m->out.bulk, &f);
 		s->bulk_seq = m->out.seq;
 		task_defer(m->rx, &m->flush_task);
 	} else {
@@ -519,7 +532,7 @@ static int mux_shut(struct stream *st)
 	struct mux_stream *s = self(st);
 	if (s->code)
 		return s->code;
-	if (!s->fin_sent)
+	if (!s->fin_sent && s->m)
 		send_fin(s, 0);
 	return 0;
 }
@@ -527,6 +540,7 @@ static int mux_shut(struct stream *st)
 static void mux_stream_free(struct mux_stream *s)
 {
 	struct mux *m = s->m;
+	stash_end(s);
 	detach(s);
 	struct list *l;
 	while ((l = list_pop(&s->controls))) {
@@ -658,7 +672,7 @@ char *mux_next_control(struct stream *st)
 		return NULL;
 	struct control_msg *c = container_of(l, struct control_msg, link);
 	char *text = c->text;
+	s->controls_bytes -= c->cost;
 	free(c);
-	s->ncontrols--;
 	return text;
 }

@@ -6,7 +6,7 @@
 #include "reactor/err.h"
 #include "reactor/log.h"
 
-enum { BACKOFF_FIRST_MS = 50, BACKOFF_MAX_MS = 5000 };
+enum { BACKOFF_FIRST_MS = 50, BACKOFF_MAX_MS = 5000, STABLE_MS = 1000 };
 
 /* One carrier. It is current for its class, or only finishing what it carries (GOAWAY). */
 struct link {
@@ -14,6 +14,7 @@ struct link {
 	struct tunnel *t;
 	struct mux *mux;
 	enum tunnel_class class;
+	uint64_t dialled_ms;
 };
 
 struct tunnel {
@@ -22,6 +23,7 @@ struct tunnel {
 	struct carrier_config carrier;
 	struct list links;
 	struct link *current[TUNNEL_CLASSES];
+	bool dialled[TUNNEL_CLASSES]; /* at some time */
 	struct timer redial;
 	uint64_t backoff_ms;
 	uint64_t redials, streams_total, bytes_in, bytes_out; /* of links that are gone */
@@ -87,6 +89,8 @@ static void link_ended(void *arg, int code, const char *why)
 	struct link *l = arg;
 	struct tunnel *t = l->t;
 	struct mux *mux = l->mux;
+	/* A server that takes us in only to drop us at once must not be dialled in a frenzy. */
+	bool stable = reactor_now(t->rx) - l->dialled_ms >= STABLE_MS;
 	bool was_up = mux_stats(mux)->settled, current = t->current[l->class] == l;
 	if (code < 0) {
 		if (was_up)
@@ -99,7 +103,7 @@ static void link_ended(void *arg, int code, const char *why)
 	}
 	forget(l);
 	mux_free(mux, code, why);
-	if (was_up)
+	if (was_up && stable)
 		t->backoff_ms = BACKOFF_FIRST_MS;
 	if (t->opt.keep_up && current && !timer_is_set(&t->redial) &&
 	    !t->current[TUNNEL_INTERACTIVE])
@@ -111,6 +115,7 @@ static struct link *link_new(struct tunnel *t, enum tunnel_class class)
 	struct link *l = xcalloc(1, sizeof(*l));
 	l->t = t;
 	l->class = class;
+	l->dialled_ms = reactor_now(t->rx);
 	l->mux = mux_new(t->rx, carrier_dial(t->rx, &t->carrier), SLICE(""),
 			 &(struct mux_options){ .client = true,
 						.keepalive_ms = t->opt.keepalive_ms,
@@ -120,7 +125,8 @@ static struct link *link_new(struct tunnel *t, enum tunnel_class class)
 	list_init(&l->list);
 	list_add_tail(&t->links, &l->list);
 	t->current[class] = l;
-	t->redials++;
+	t->redials += t->dialled[class];
+	t->dialled[class] = true;
 	return l;
 }
 

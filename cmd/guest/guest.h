@@ -1,0 +1,75 @@
+/*
+ * guest: the remote side, beside Docker. What its files share.
+ */
+#ifndef GUEST_GUEST_H
+#define GUEST_GUEST_H
+
+#include "http/proxy.h"
+#include "proto/tstunnel/exec_server.h"
+#include "proto/tstunnel/mux.h"
+#include "proto/tstunnel/version.h"
+#include "reactor/listen.h"
+#include "reactor/opt.h"
+#include "reactor/signals.h"
+#include "reactor/tls.h"
+
+/* What an authenticated peer may do. */
+struct policy {
+	struct exec_policy exec;
+	struct opt_list allow_tcp; /* HOST:PORTS; none = any */
+	struct opt_list
+	    allow_unix; /* paths; none = any, but nothing once something else is narrowed */
+	struct opt_list allowed_cns; /* of client certificates; none = any that verifies */
+	const char *sync_root;
+};
+
+struct guest {
+	struct reactor *rx;
+	struct policy policy;
+	struct addr docker;
+	struct http_server http;
+	struct http_upstream engine;
+	struct listener *listener;
+	struct tls_config *tls;
+	struct tls_options tls_options;
+	struct signals signals;
+	struct timer grace;
+	uint64_t grace_ms;
+	uint64_t handshake_ms;
+	bool plain_host_check; /* no TLS and loopback only: browsers are the danger */
+	bool draining;
+	struct list sessions; /* tunnels that are up */
+	uint64_t started_ms;
+	uint64_t tunnels_total, bytes_in, bytes_out; /* of tunnels that have ended */
+};
+
+/* --- routes.c --- */
+void routes_init(struct guest *);
+void guest_handle(struct http_conn *, struct http_head *, void *guest);
+void guest_preface(struct http_conn *, void *guest);
+void guest_done(const struct http_access *, void *guest);
+
+/* --- session.c: tunnels --- */
+void session_start(void *guest, struct stream *, struct slice rest);
+void sessions_goaway(struct guest *);
+void sessions_abort(struct guest *);
+/* Sums over the tunnels that are up, added to *out. */
+void sessions_stats(const struct guest *, struct mux_stats *out, unsigned *count);
+
+/* --- target.c: policy --- */
+/* 0, or -ERR_DENIED with a sentence naming the flag. */
+int policy_tcp(const struct policy *, const struct addr *, char *why, size_t whylen);
+int policy_unix(const struct policy *, const struct addr *, char *why, size_t whylen);
+/* Checks the rules' own syntax at start: 0, or -EINVAL with a sentence. */
+int policy_check(const struct policy *, char *why, size_t whylen);
+/* May this peer use the guest? 0, or -ERR_DENIED. peer NULL: no certificate. */
+int policy_peer(const struct policy *, const struct tls_peer *peer, char *why, size_t whylen);
+
+/* --- files.c: copy and directories --- */
+void files_copy(struct guest *, struct http_conn *, const struct http_head *);
+void files_directories(struct guest *, struct http_conn *, const struct http_head *);
+
+/* --- command.c: the plain exec endpoint --- */
+void command_start(struct guest *, struct http_conn *, const struct http_head *);
+
+#endif

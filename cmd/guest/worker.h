@@ -1,0 +1,16 @@
+/*
+ * The child that does disk work for the guest: "guest file-worker copy ROOT PATH MODE" writes stdin
+ * to PATH (beside it, then rename), "guest file-worker directories ROOT" reads a JSON array of
+ * paths from stdin and makes them like mkdir -p. Exits with 0 or an errno, the sentence on stderr.
+ * A ROOT that is not empty confines every path: components are opened one by one, no symlink is
+ * followed.
+ */
+#ifndef GUEST_WORKER_H
+#define GUEST_WORKER_H
+
+#define WORKER_NAME "file-worker"
+
+/* argv[0] is the program, argv[1] WORKER_NAME. Returns the exit status. */
+int worker_main(int argc, char **argv);
+
+#endif

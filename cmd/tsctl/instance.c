@@ -1,0 +1,158 @@
+#include "cmd/tsctl/instance.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "reactor/err.h"
+
+static int dir_path(char *out, size_t outlen)
+{
+	const char *xdg = getenv("XDG_RUNTIME_DIR");
+	int n;
+	if (xdg && xdg[0] == '/')
+		n = snprintf(out, outlen, "%s/tstunnel", xdg);
+	else if (getuid() == 0)
+		n = snprintf(out, outlen, "/run/tstunnel");
+	else
+		n = snprintf(out, outlen, "/tmp/tstunnel-%u", getuid());
+	return n > 0 && (size_t)n < outlen ? 0 : -ENAMETOOLONG;
+}
+
+/* In /tmp anybody may have made the directory before us. */
+static int dir_make(const char *dir, char *err, size_t errlen)
+{
+	struct stat st;
+	if (mkdir(dir, 0700) == -1 && errno != EEXIST) {
+		int e = -errno;
+		snprintf(err, errlen,
+			 "cannot make the runtime directory %s: %s (XDG_RUNTIME_DIR "
+			 "chooses another place)",
+			 dir, err_text(e));
+		return e;
+	}
+	if (lstat(dir, &st) == 0 && S_ISDIR(st.st_mode) && st.st_uid == getuid() &&
+	    (st.st_mode & 077) == 0)
+		return 0;
+	snprintf(err, errlen, "%s must be a directory of yours with mode 0700", dir);
+	return -EPERM;
+}
+
+static int set_paths(struct instance *i)
+{
+	snprintf(i->pid_file, sizeof(i->pid_file), "%s/%s.pid", i->dir, i->name);
+	snprintf(i->log, sizeof(i->log), "%s/%s.log", i->dir, i->name);
+	i->socket = (struct addr){ .kind = ADDR_UNIX };
+	int n = snprintf(i->socket.path, sizeof(i->socket.path), "%s/%s.sock", i->dir, i->name);
+	return (size_t)n < sizeof(i->socket.path) ? 0 : -ENAMETOOLONG;
+}
+
+void instance_default_host(struct addr *a)
+{
+	if (a->kind == ADDR_TCP && a->host[0] == '\0')
+		snprintf(a->host, sizeof(a->host), "localhost");
+}
+
+int instance_init(struct instance *i, const struct addr *listen, char *err, size_t errlen)
+{
+	*i = (struct instance){ .lock = -1 };
+	if (dir_path(i->dir, sizeof(i->dir)) < 0) {
+		snprintf(err, errlen, "XDG_RUNTIME_DIR is too long");
+		return -ENAMETOOLONG;
+	}
+	snprintf(i->name, sizeof(i->name), "%s", addr_text(listen));
+	for (char *p = i->name; *p; p++)
+		if (!isalnum((unsigned char)*p) && *p != '.' && *p != '-')
+			*p = '_';
+	if (set_paths(i) < 0) {
+		snprintf(err, errlen,
+			 "the control socket's path %s/%s.sock is too long for a socket", i->dir,
+			 i->name);
+		return -ENAMETOOLONG;
+	}
+	return dir_make(i->dir, err, errlen);
+}
+
+static int read_pid(int fd)
+{
+	char text[32] = "";
+	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+	return n > 0 ? atoi(text) : 0;
+}
+
+int instance_lock(struct instance *i, const struct addr *listen, char *err, size_t errlen)
+{
+	int fd = open(i->pid_file, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd == -1) {
+		int e = -errno;
+		snprintf(err, errlen, "cannot open %s: %s", i->pid_file, err_text(e));
+		return e;
+	}
+	if (flock(fd, LOCK_EX | LOCK_NB) == -1) {
+		const char *where = addr_text(listen);
+		snprintf(err, errlen,
+			 "tsctl already runs on %s (pid %d); \"tsctl stop --listen %s\" ends it",
+			 where, read_pid(fd), where);
+		close(fd);
+		return -EADDRINUSE;
+	}
+	char text[32];
+	int n = snprintf(text, sizeof(text), "%d\n", getpid());
+	if (ftruncate(fd, 0) == -1 || pwrite(fd, text, (size_t)n, 0) != n) {
+		int e = errno ? -errno : -EIO;
+		snprintf(err, errlen, "cannot write %s: %s", i->pid_file, err_text(e));
+		close(fd);
+		return e;
+	}
+	i->lock = fd;
+	return 0;
+}
+
+void instance_unlock(struct instance *i)
+{
+	if (i->lock == -1)
+		return;
+	unlink(i->socket.path);
+	close(i->lock);
+	i->lock = -1;
+}
+
+/* The pid that holds the lock of this file, 0 if nobody does. */
+static int holder(const char *pid_file)
+{
+	int fd = open(pid_file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd == -1)
+		return 0;
+	int pid = 0;
+	if (flock(fd, LOCK_SH | LOCK_NB) == -1 && errno == EWOULDBLOCK)
+		pid = read_pid(fd);
+	close(fd);
+	return pid;
+}
+
+int instance_each(int (*each)(const struct instance *, int pid, void *arg), void *arg)
+{
+	struct instance i = { .lock = -1 };
+	if (dir_path(i.dir, sizeof(i.dir)) < 0)
+		return 0;
+	DIR *d = opendir(i.dir);
+	if (!d)
+		return 0;
+	struct dirent *e;
+	int r = 0;
+	while (r == 0 && (e = readdir(d))) {
+		struct slice file = slice_str(e->d_name);
+		if (!slice_ends(file, SLICE(".pid")) || file.n - 4 >= sizeof(i.name))
+			continue;
+		snprintf(i.name, sizeof(i.name), "%.*s", (int)(file.n - 4), e->d_name);
+		int pid = set_paths(&i) < 0 ? 0 : holder(i.pid_file);
+		if (pid > 0)
+			r = each(&i, pid, arg);
+	}
+	closedir(d);
+	return r;
+}

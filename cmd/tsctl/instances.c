@@ -1,0 +1,301 @@
+/* tsctl stop and tsctl status: asks running instances over their control sockets. */
+#include <errno.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "cmd/tsctl/control.h"
+#include "http/client.h"
+#include "reactor/err.h"
+#include "reactor/opt.h"
+
+enum { REPLY_MAX = 64 * 1024, ASK_MS = 5000, STOP_MS = 30000 };
+
+/* One request over a control socket. */
+struct ask {
+	struct task task;
+	struct timer timer;
+	struct http_client *client;
+	struct buf body;
+	bool headed, done;
+	int code, status;
+};
+
+static void ask_end(struct ask *a, int code)
+{
+	a->code = code;
+	a->done = true;
+}
+
+static void ask_run(struct task *t)
+{
+	struct ask *a = container_of(t, struct ask, task);
+	if (a->done)
+		return;
+	if (!a->headed) {
+		struct http_head head;
+		int r = http_client_head(a->client, &head);
+		if (r == -EAGAIN)
+			return;
+		if (r < 0) {
+			ask_end(a, r);
+			return;
+		}
+		a->headed = true;
+		a->status = head.status;
+	}
+	for (;;) {
+		struct iovec room = buf_room(&a->body);
+		ssize_t n = room.iov_len ? http_client_read(a->client, room.iov_base, room.iov_len)
+					 : -ENOBUFS;
+		buf_added(&a->body, n > 0 ? (size_t)n : 0);
+		if (n == -EAGAIN)
+			return;
+		if (n <= 0) {
+			ask_end(a, (int)n);
+			return;
+		}
+	}
+}
+
+static void ask_late(struct timer *t)
+{
+	ask_end(container_of(t, struct ask, timer), -ETIMEDOUT);
+}
+
+/* 0 and the body in *body (the caller buf_ends it), or a code. */
+static int ask(const struct instance *i, const char *method, const char *path, struct buf *body)
+{
+	struct reactor *rx = reactor_new();
+	struct buf request;
+	buf_init(&request, 1024);
+	http_put_request(&request, slice_str(method), slice_str(path));
+	http_put_field(&request, SLICE("Host"), SLICE("tsctl"));
+	http_put_field(&request, SLICE("Connection"), SLICE("close"));
+	http_put_end(&request);
+
+	struct ask a = { .client = http_client_new(dial(rx, &i->socket, ASK_MS), &request,
+						   slice_str(method)) };
+	buf_init(&a.body, REPLY_MAX);
+	task_init(&a.task, ask_run);
+	timer_init(&a.timer, ask_late);
+	timer_set(rx, &a.timer, ASK_MS);
+	http_client_bind(a.client, &a.task);
+	task_wake(rx, &a.task);
+	reactor_run_until(rx, &a.done);
+
+	task_cancel(&a.task);
+	timer_clear(rx, &a.timer);
+	http_client_free(a.client, 0);
+	reactor_free(rx);
+	*body = a.body;
+	if (a.code == 0 && a.status >= 300)
+		a.code = -ERR_HTTP;
+	return a.code;
+}
+
+/* --- status --- */
+
+struct listing {
+	bool json, first;
+	const char *only; /* the name of one instance, NULL: all */
+	int count;
+};
+
+static struct slice text_of(struct json_doc *doc, const char *key)
+{
+	struct slice s = SLICE("");
+	json_str(doc, json_find(json_root(doc), key), &s);
+	return s;
+}
+
+static uint64_t number_of(struct json_doc *doc, const char *key)
+{
+	uint64_t n = 0;
+	json_u64(json_find(json_root(doc), key), &n);
+	return n;
+}
+
+static void print_human(struct json_doc *doc)
+{
+	bool up = false;
+	json_bool(json_find(json_root(doc), "up"), &up);
+	struct slice error = text_of(doc, "last_error");
+	uint64_t s = number_of(doc, "uptime_ms") / 1000;
+	printf("%.*s -> %.*s  %s  pid %llu  up %lluh%02llum%02llus\n",
+	       SLICE_FMT(text_of(doc, "listen")), SLICE_FMT(text_of(doc, "server")),
+	       up ? "connected" : "not connected", (unsigned long long)number_of(doc, "pid"),
+	       (unsigned long long)(s / 3600), (unsigned long long)(s / 60 % 60),
+	       (unsigned long long)(s % 60));
+	printf("  carriers %llu, streams %llu, connections %llu, received %llu bytes, sent %llu "
+	       "bytes, round trip %.1f ms\n",
+	       (unsigned long long)number_of(doc, "carriers"),
+	       (unsigned long long)number_of(doc, "streams"),
+	       (unsigned long long)number_of(doc, "connections"),
+	       (unsigned long long)number_of(doc, "bytes_in"),
+	       (unsigned long long)number_of(doc, "bytes_out"),
+	       (double)number_of(doc, "rtt_us") / 1000.0);
+	if (!up && error.n)
+		printf("  %.*s\n", SLICE_FMT(error));
+}
+
+static int show(const struct instance *i, int pid, void *arg)
+{
+	struct listing *l = arg;
+	if (l->only && strcmp(l->only, i->name) != 0)
+		return 0;
+	struct buf body;
+	int r = ask(i, "GET", "/status", &body);
+	if (r < 0) {
+		fprintf(stderr, "tsctl status: pid %d does not answer on %s: %s\n", pid,
+			i->socket.path, err_text(r));
+	} else {
+		l->count++;
+		struct json_doc *doc = json_parse(buf_data(&body), NULL, NULL);
+		if (l->json)
+			printf("%s%.*s", l->first ? "" : ",\n ", SLICE_FMT(buf_data(&body)));
+		else if (doc)
+			print_human(doc);
+		json_free(doc);
+		l->first = false;
+	}
+	buf_end(&body);
+	return 0;
+}
+
+/* The instance that --listen names. 0, or 2 after printing what is wrong. */
+static int name_of(const char *who, const char *listen, struct instance *i)
+{
+	char err[512];
+	struct addr a;
+	if (addr_parse(&a, slice_str(listen), 0, err, sizeof(err)) == 0) {
+		instance_default_host(&a);
+		if (instance_init(i, &a, err, sizeof(err)) == 0)
+			return 0;
+	}
+	fprintf(stderr, "%s: %s\n", who, err);
+	return 2;
+}
+
+int cmd_status(int argc, char **argv)
+{
+	bool json = false;
+	const char *listen = NULL;
+	const struct opt opts[] = {
+		{ OPT_FLAG, "json", 0, &json, NULL, "print a JSON array", 0, 0, false },
+		{ OPT_STRING, "listen", 0, &listen, "ADDR", "only the instance on this address", 0,
+		  0, false },
+		{ OPT_END, NULL, 0, NULL, NULL, NULL, 0, 0, false },
+	};
+	const struct opt_command command = {
+		.name = "tsctl status",
+		.args = "[OPTIONS]",
+		.summary =
+		    "Shows the running tsctl's of this user. Exit status 1 if there is none.",
+		.opts = opts,
+	};
+	int first = opt_parse(&command, argc, argv);
+	if (first <= 0)
+		return first == 0 ? 0 : 2;
+	struct instance i;
+	struct listing l = { .json = json, .first = true };
+	if (listen) {
+		if (name_of("tsctl status", listen, &i))
+			return 2;
+		l.only = i.name;
+	}
+	if (json)
+		printf("[");
+	instance_each(show, &l);
+	if (json)
+		printf("]\n");
+	else if (l.count == 0)
+		fprintf(stderr, "no tsctl is running\n");
+	return l.count ? 0 : 1;
+}
+
+/* --- stop --- */
+
+struct stopping {
+	const char *only;
+	bool all;
+	int seen, pid;
+	struct instance target;
+	bool failed;
+};
+
+static bool stop_one(const struct instance *i, int pid)
+{
+	struct buf body;
+	int r = ask(i, "POST", "/stop", &body);
+	buf_end(&body);
+	if (r < 0) {
+		fprintf(stderr, "tsctl stop: pid %d does not answer on %s: %s\n", pid,
+			i->socket.path, err_text(r));
+		return false;
+	}
+	for (int waited = 0; waited < STOP_MS; waited += 20) {
+		if (kill(pid, 0) == -1)
+			return true;
+		usleep(20 * 1000);
+	}
+	fprintf(stderr, "tsctl stop: pid %d is still finishing its streams; it was told to stop\n",
+		pid);
+	return false;
+}
+
+static int consider(const struct instance *i, int pid, void *arg)
+{
+	struct stopping *s = arg;
+	if (s->only && strcmp(s->only, i->name) != 0)
+		return 0;
+	s->seen++;
+	if (s->all)
+		s->failed |= !stop_one(i, pid);
+	s->target = *i;
+	s->pid = pid;
+	return 0;
+}
+
+int cmd_stop(int argc, char **argv)
+{
+	const char *listen = NULL;
+	bool all = false;
+	const struct opt opts[] = {
+		{ OPT_STRING, "listen", 0, &listen, "ADDR",
+		  "the instance on this address (needed when there are several)", 0, 0, false },
+		{ OPT_FLAG, "all", 0, &all, NULL, "every instance of this user", 0, 0, false },
+		{ OPT_END, NULL, 0, NULL, NULL, NULL, 0, 0, false },
+	};
+	const struct opt_command command = {
+		.name = "tsctl stop",
+		.args = "[OPTIONS]",
+		.summary = "Stops a running tsctl: requests in flight may finish first.",
+		.opts = opts,
+	};
+	int first = opt_parse(&command, argc, argv);
+	if (first <= 0)
+		return first == 0 ? 0 : 2;
+	struct instance i;
+	struct stopping s = { .all = all };
+	if (listen) {
+		if (name_of("tsctl stop", listen, &i))
+			return 2;
+		s.only = i.name;
+	}
+	instance_each(consider, &s);
+	if (s.seen == 0) {
+		fprintf(stderr, "tsctl stop: no tsctl is running%s%s\n", listen ? " on " : "",
+			listen ? listen : "");
+		return 1;
+	}
+	if (all)
+		return s.failed ? 1 : 0;
+	if (s.seen > 1) {
+		fprintf(stderr,
+			"tsctl stop: %d are running (tsctl status): say which with --listen, "
+			"or --all\n",
+			s.seen);
+		return 1;
+	}
+	return stop_one(&s.target, s.pid) ? 0 : 1;
+}
