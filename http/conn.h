@@ -43,7 +43,8 @@ struct http_conn {
 	struct http_body body; /* of the request */
 	struct http_record log;
 	bool keep, expect, http10, is_head;
-	bool upgrade; /* asked to leave HTTP: the client's end of stream may be half of a dialogue */
+	bool
+	    upgrade; /* asked to leave HTTP: the client's end of stream may be half of a dialogue */
 	bool streaming, chunked; /* the reply */
 	bool timed_out, served;
 	size_t drained;

@@ -342,6 +342,8 @@ static void conn_fail(struct http_conn *c, int code)
 {
 	http_taken *taken = c->taken;
 	void *arg = c->taken_arg;
+	if (!c->served && c->srv->broken)
+		c->srv->broken(http_conn_peer(c), code, stream_why(c->stream, code), c->srv->arg);
 	stream_close(c->other, code);
 	http_conn_end(c, code);
 	if (taken)

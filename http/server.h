@@ -43,6 +43,8 @@ struct http_server {
 	void (*preface)(struct http_conn *, void *arg);
 	/* Once an exchange, after it. May be NULL. */
 	void (*done)(const struct http_access *, void *arg);
+	/* A connection failed before its first request, in the handshake for one. May be NULL. */
+	void (*broken)(const char *peer, int code, const char *why, void *arg);
 	/* After http_server_drain or _abort: the last connection has ended. From a task; may be
 	 * NULL; may free the server. */
 	void (*empty)(void *arg);

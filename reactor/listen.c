@@ -79,6 +79,7 @@ static int accept_one(struct listener *l, struct handle *h)
 			return -EBUSY;
 		}
 	}
+	// cppcheck-suppress autoVariables
 	l->gone = &gone;
 	l->accept(l->arg, fd, (const struct sockaddr *)&peer);
 	if (gone)

@@ -19,6 +19,7 @@ const char *stream_why(struct stream *s, int code)
 enum { LINGER_BYTES = 1 << 20 };
 
 struct linger_state {
+	struct list link;
 	struct task task;
 	struct timer timer;
 	struct stream *s;
@@ -26,8 +27,11 @@ struct linger_state {
 	bool shut;
 };
 
+static struct list lingering = { &lingering, &lingering };
+
 static void linger_end(struct linger_state *l)
 {
+	list_del(&l->link);
 	task_cancel(&l->task);
 	timer_clear(l->s->rx, &l->timer);
 	stream_close(l->s, 0);
@@ -69,11 +73,18 @@ void stream_linger(struct stream *s, uint64_t ms)
 	struct linger_state *l = xcalloc(1, sizeof(*l));
 	l->s = s;
 	l->left = LINGER_BYTES;
+	list_add_tail(&lingering, &l->link);
 	task_init(&l->task, linger_run);
 	timer_init(&l->timer, linger_fire);
 	timer_set(s->rx, &l->timer, ms);
 	stream_bind(s, &l->task);
 	task_wake(s->rx, &l->task);
+}
+
+void stream_linger_end(void)
+{
+	while (!list_empty(&lingering))
+		linger_end(container_of(lingering.next, struct linger_state, link));
 }
 
 /* --- pair --- */

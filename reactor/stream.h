@@ -39,7 +39,8 @@ struct stream_ops {
 
 	/* Borrow verbs, or NULL: a stream that holds received bytes lends them. Returns how many
 	 * iovecs were filled, 0 = end of stream, or a negative code; the bytes live until the next
-	 * call on this stream or the end of the task that called. drop() gives back the first n of them as consumed. */
+	 * call on this stream or the end of the task that called. drop() gives back the first n of
+	 * them as consumed. */
 	int (*peek)(struct stream *, struct iovec *, int max);
 	void (*drop)(struct stream *, size_t n);
 	/* Lend verbs, or NULL: where the next bytes to send may be put (iov_len > 0), so that a
@@ -101,6 +102,8 @@ const char *stream_why(struct stream *s, int code);
  * closes: a TCP peer that is still sending gets to read our last words instead of a reset. Takes
  * ownership of s. */
 void stream_linger(struct stream *s, uint64_t ms);
+/* At exit, before reactor_free: closes those that still linger. */
+void stream_linger_end(void);
 
 /* --- streams over descriptors (stream_fd.c) --- */
 

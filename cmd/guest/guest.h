@@ -40,7 +40,8 @@ struct guest {
 	bool draining;
 	struct list sessions; /* tunnels that are up */
 	uint64_t started_ms;
-	uint64_t tunnels_total, bytes_in, bytes_out; /* of tunnels that have ended */
+	size_t tunnels;
+	uint64_t tunnels_total, bytes_in, bytes_out; /* bytes: of tunnels that have ended */
 };
 
 /* --- routes.c --- */
@@ -48,13 +49,14 @@ void routes_init(struct guest *);
 void guest_handle(struct http_conn *, struct http_head *, void *guest);
 void guest_preface(struct http_conn *, void *guest);
 void guest_done(const struct http_access *, void *guest);
+void guest_broken(const char *peer, int code, const char *why, void *guest);
 
 /* --- session.c: tunnels --- */
 void session_start(void *guest, struct stream *, struct slice rest);
 void sessions_goaway(struct guest *);
 void sessions_abort(struct guest *);
 /* Sums over the tunnels that are up, added to *out. */
-void sessions_stats(const struct guest *, struct mux_stats *out, unsigned *count);
+void sessions_stats(const struct guest *, struct mux_stats *out);
 
 /* --- target.c: policy --- */
 /* 0, or -ERR_DENIED with a sentence naming the flag. */

@@ -4,6 +4,7 @@
 
 #include "cmd/guest/guest.h"
 #include "cmd/guest/worker.h"
+#include "reactor/child.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
 
@@ -56,7 +57,7 @@ static const struct opt opts[] = {
 	  "clients may dial only these sockets (repeatable; none once something else is narrowed)",
 	  0, 0, false },
 	{ OPT_STRING, "sync-root", 0, &guest.policy.sync_root, "DIR",
-	  "directory that files of clients are kept to", 0, 0, false },
+	  "with --no-exec: the one directory that clients may write files to", 0, 0, false },
 	{ OPT_HEADING, NULL, 0, NULL, NULL, "Limits and logs", 0, 0, false },
 	{ OPT_INT, "max-connections", 0, &flags.max_conns, "N",
 	  "connections at once (default 20000)", 1, 1000000, false },
@@ -198,7 +199,7 @@ static void reload(struct guest *g)
 static void grace_over(struct timer *t)
 {
 	struct guest *g = container_of(t, struct guest, grace);
-	log_warn("drain gave-up connections=%zu", g->http.nconns);
+	log_warn("drain gave-up connections=%zu tunnels=%zu", g->http.nconns, g->tunnels);
 	reactor_stop(g->rx, 0);
 }
 
@@ -238,6 +239,7 @@ static int run(struct guest *g, const struct addr *a)
 					.handle = guest_handle,
 					.preface = guest_preface,
 					.done = guest_done,
+					.broken = guest_broken,
 					.empty = http_empty,
 					.conns_max = (size_t)flags.max_conns };
 	http_server_init(&g->http);
@@ -263,6 +265,8 @@ static int run(struct guest *g, const struct addr *a)
 	sessions_abort(g);
 	http_server_abort(&g->http);
 	listener_close(g->listener);
+	child_kill_lingering();
+	stream_linger_end();
 	log_info("stopped");
 	return code;
 }

@@ -31,6 +31,10 @@ static void tunnel(struct guest *g, struct http_conn *c, const struct http_head 
 				 "tstunnel/1\"}\n"));
 		return;
 	}
+	if (g->tunnels >= g->http.conns_max) { /* it counts no more once it was taken over */
+		http_reply_error(c, 503, "too many tunnels");
+		return;
+	}
 	http_take(c, 101, upgrade, ARRAY_LEN(upgrade), session_start, g);
 }
 
@@ -54,12 +58,11 @@ static void metrics(struct guest *g, struct http_conn *c, const struct http_head
 	    FIELD("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
 	const struct reactor_stats *rs = reactor_stats(g->rx);
 	struct mux_stats up = { 0 };
-	unsigned tunnels = 0;
-	sessions_stats(g, &up, &tunnels);
+	sessions_stats(g, &up);
 	struct buf b;
 	buf_init(&b, 16 * 1024);
 	metric(&b, "tstunnel_connections", "gauge", g->http.nconns);
-	metric(&b, "tstunnel_tunnels", "gauge", tunnels);
+	metric(&b, "tstunnel_tunnels", "gauge", g->tunnels);
 	metric(&b, "tstunnel_tunnels_total", "counter", g->tunnels_total);
 	metric(&b, "tstunnel_streams", "gauge", up.streams);
 	metric(&b, "tstunnel_received_bytes_total", "counter", g->bytes_in + up.bytes_in);
@@ -92,8 +95,9 @@ static int forbidden(struct guest *g, struct http_conn *c, const struct http_hea
 	struct stream *s = http_conn_stream(c);
 	if (stream_is_tls(s))
 		return policy_peer(&g->policy, tls_peer(s), why, whylen) < 0 ? 403 : 0;
-	return docker_guard_check(&(struct docker_guard){ .check_host = g->plain_host_check }, head,
-				  "--insecure", why, whylen);
+	struct docker_guard guard = { .check_host = g->plain_host_check,
+				      .help = "a guest on loopback serves loopback names" };
+	return docker_guard_check(&guard, head, why, whylen);
 }
 
 static struct stream *engine_dial(void *arg)
@@ -158,4 +162,11 @@ void guest_done(const struct http_access *a, void *arg)
 		 a->peer, a->method, log_quote(slice_str(a->path)), a->status,
 		 (unsigned long long)a->in, (unsigned long long)a->out, (unsigned long long)a->ms,
 		 a->code ? " error=" : "", a->code ? log_quote(slice_str(err_text(a->code))) : "");
+}
+
+void guest_broken(const char *peer, int code, const char *why, void *arg)
+{
+	(void)arg;
+	if (code <= -ERR_FIRST) /* a port scan's reset is no news; a refused certificate is */
+		log_warn("connection-failed peer=%s reason=%s", peer, log_quote(slice_str(why)));
 }

@@ -124,7 +124,8 @@ static void session_opened(void *arg, struct stream *s, struct slice json)
 		r = -ERR_NOT_FOUND;
 	}
 	if (r < 0) {
-		log_info("stream-refused peer=%s reason=%s", se->peer, log_quote(slice_str(why)));
+		log_info("stream-refused peer=%s reason=%s", log_quote(slice_str(se->peer)),
+			 log_quote(slice_str(why)));
 		mux_refuse(s, r, why);
 	} else if (s) {
 		bridge_start(g, s, &to);
@@ -137,6 +138,7 @@ static void session_free(struct session *se)
 	const struct mux_stats *st = mux_stats(se->mux);
 	se->g->bytes_in += st->bytes_in;
 	se->g->bytes_out += st->bytes_out;
+	se->g->tunnels--;
 	list_del(&se->link);
 	free(se->peer);
 	free(se);
@@ -154,9 +156,9 @@ static void session_ended(void *arg, int code, const char *why)
 	struct guest *g = se->g;
 	struct mux *mux = se->mux;
 	const struct mux_stats *st = mux_stats(mux);
-	log_info("tunnel-closed peer=%s streams=%llu in=%llu out=%llu ms=%llu reason=%s", se->peer,
-		 (unsigned long long)st->streams_total, (unsigned long long)st->bytes_in,
-		 (unsigned long long)st->bytes_out,
+	log_info("tunnel-closed peer=%s streams=%llu in=%llu out=%llu ms=%llu reason=%s",
+		 log_quote(slice_str(se->peer)), (unsigned long long)st->streams_total,
+		 (unsigned long long)st->bytes_in, (unsigned long long)st->bytes_out,
 		 (unsigned long long)(reactor_now(g->rx) - se->started_ms),
 		 log_quote(slice_str(why)));
 	session_free(se);
@@ -173,16 +175,17 @@ void session_start(void *arg, struct stream *s, struct slice rest)
 	struct session *se = xcalloc(1, sizeof(*se));
 	se->g = g;
 	se->started_ms = reactor_now(g->rx);
-	se->peer = xstrdup(peer ? log_quote(slice_str(peer->subject)) : "-");
+	se->peer = xstrdup(peer ? peer->subject : "-");
 	list_init(&se->link);
 	list_add_tail(&g->sessions, &se->link);
+	g->tunnels++;
 	g->tunnels_total++;
 	se->mux = mux_new(g->rx, s, rest,
 			  &(struct mux_options){ .opened = session_opened,
 						 .ended = session_ended,
 						 .program = "guest/" TSTUNNEL_VERSION,
 						 .arg = se });
-	log_info("tunnel-open peer=%s", se->peer);
+	log_info("tunnel-open peer=%s", log_quote(slice_str(se->peer)));
 	if (g->draining)
 		mux_goaway(se->mux, "shutting down");
 }
@@ -196,15 +199,16 @@ void sessions_goaway(struct guest *g)
 
 void sessions_abort(struct guest *g)
 {
-	while (!list_empty(&g->sessions)) {
-		struct session *se = container_of(g->sessions.next, struct session, link);
+	struct list *l;
+	while ((l = list_pop(&g->sessions))) {
+		struct session *se = container_of(l, struct session, link);
 		struct mux *mux = se->mux;
 		session_free(se);
 		mux_free(mux, -ERR_GOAWAY, "guest was stopped");
 	}
 }
 
-void sessions_stats(const struct guest *g, struct mux_stats *out, unsigned *count)
+void sessions_stats(const struct guest *g, struct mux_stats *out)
 {
 	for (const struct list *l = g->sessions.next; l != &g->sessions; l = l->next) {
 		const struct mux_stats *st =
@@ -212,6 +216,5 @@ void sessions_stats(const struct guest *g, struct mux_stats *out, unsigned *coun
 		out->bytes_in += st->bytes_in;
 		out->bytes_out += st->bytes_out;
 		out->streams += st->streams;
-		(*count)++;
 	}
 }

@@ -275,6 +275,7 @@ static int host_exec(const struct flags *f, char **argv)
 	h.tunnel = tunnel_new(h.rx, &h.to, err, sizeof(err));
 	status = h.tunnel ? run(&h, buf_data(&request)) : fail("%s", err);
 	tunnel_free(h.tunnel);
+	stream_linger_end();
 	reactor_free(h.rx);
 	buf_end(&request);
 	return status;

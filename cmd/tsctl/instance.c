@@ -81,7 +81,7 @@ static int read_pid(int fd)
 {
 	char text[32] = "";
 	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
-	return n > 0 ? atoi(text) : 0;
+	return n > 0 ? (int)strtol(text, NULL, 10) : 0;
 }
 
 int instance_lock(struct instance *i, const struct addr *listen, char *err, size_t errlen)

@@ -86,6 +86,7 @@ static int ask(const struct instance *i, const char *method, const char *path, s
 	task_cancel(&a.task);
 	timer_clear(rx, &a.timer);
 	http_client_free(a.client, 0);
+	stream_linger_end();
 	reactor_free(rx);
 	*body = a.body;
 	if (a.code == 0 && a.status >= 300)

@@ -70,10 +70,11 @@ static void on_request(struct http_conn *c, struct http_head *head, void *arg)
 {
 	struct start *st = arg;
 	char why[512];
-	struct docker_guard guard = { .check_host = true, .hosts = &st->flags.allow_hosts };
-	int status = st->listen.kind == ADDR_UNIX
-			 ? 0
-			 : docker_guard_check(&guard, head, "--allow-host", why, sizeof(why));
+	struct docker_guard guard = { .check_host = true,
+				      .hosts = &st->flags.allow_hosts,
+				      .help = "--allow-host NAME would add it" };
+	int status =
+	    st->listen.kind == ADDR_UNIX ? 0 : docker_guard_check(&guard, head, why, sizeof(why));
 	if (status) {
 		http_reply_error(c, status, why);
 		return;
@@ -327,6 +328,7 @@ static int serve(struct start *st)
 	}
 	close_all(st);
 	signals_close(&st->signals);
+	stream_linger_end();
 	reactor_free(st->rx);
 	return code;
 }

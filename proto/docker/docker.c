@@ -62,32 +62,29 @@ static bool is_listed(const struct opt_list *hosts, struct slice host)
 	return false;
 }
 
-int docker_guard_check(const struct docker_guard *g, const struct http_head *request,
-		       const char *flag, char *why, size_t whylen)
+int docker_guard_check(const struct docker_guard *g, const struct http_head *request, char *why,
+		       size_t whylen)
 {
 	struct slice origin = http_field_get(request, SLICE("Origin"));
 	struct slice site = http_field_get(request, SLICE("Sec-Fetch-Site"));
+	struct slice host = http_head_host(request);
 	struct http_url url;
 	struct http_err err;
-	struct slice host = http_head_host(request);
 	if (g->check_host && host.p && http_authority_parse(&url, host, &err) < 0) {
 		snprintf(why, whylen, "malformed Host");
 		return 400;
 	}
 	if (g->check_host && host.p && !is_local_name(url.host) && !is_listed(g->hosts, url.host)) {
 		snprintf(why, whylen,
-			 "request for host %.*s refused: this is not one of this proxy's names "
-			 "(%s %.*s allows it)",
-			 SLICE_FMT(url.host), flag, SLICE_FMT(url.host));
+			 "request for host %.*s refused: that is none of this server's names (%s)",
+			 SLICE_FMT(url.host), g->help);
 		return 403;
 	}
-	if (origin.p || (site.p && !slice_eqi(site, SLICE("none")))) {
-		if (is_listed(g->hosts, SLICE("*")))
-			return 0;
+	bool page = origin.p || (site.p && !slice_eqi(site, SLICE("none")));
+	if (page && !is_listed(g->hosts, SLICE("*"))) {
 		snprintf(why, whylen,
-			 "request from a web page refused (Origin %.*s): a page must not "
-			 "drive Docker (%s '*' allows it)",
-			 SLICE_FMT(origin), flag);
+			 "request from a web page refused (Origin %.*s): no page may drive Docker",
+			 SLICE_FMT(origin));
 		return 403;
 	}
 	return 0;

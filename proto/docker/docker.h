@@ -24,10 +24,11 @@ bool docker_is_bulk(const struct http_head *request);
 struct docker_guard {
 	bool check_host;              /* Host must be loopback or one of hosts */
 	const struct opt_list *hosts; /* further names, "*" for any; may be NULL */
+	const char *help;             /* what would allow it, for the refusal */
 };
 
-/* 0, or the status to refuse with and a sentence in why. flag: the option that widens, for it. */
-int docker_guard_check(const struct docker_guard *, const struct http_head *request,
-		       const char *flag, char *why, size_t whylen);
+/* 0, or the status to refuse with and a sentence in why. */
+int docker_guard_check(const struct docker_guard *, const struct http_head *request, char *why,
+		       size_t whylen);
 
 #endif

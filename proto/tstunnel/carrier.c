@@ -173,6 +173,14 @@ static void opened(struct carrier *c)
 		task_wake(c->s.rx, c->owner);
 }
 
+/* Servers of other protocols greet, and then wait: their first bytes must do. */
+static bool starts_like_http(struct slice in)
+{
+	struct slice http = SLICE("HTTP/");
+	http.n = MIN(http.n, in.n);
+	return slice_starts(in, http);
+}
+
 /* 0: the state changed, go on; -EAGAIN: woken later, or the end was seen to. */
 static int read_reply(struct carrier *c)
 {
@@ -180,7 +188,7 @@ static int read_reply(struct carrier *c)
 	struct http_err err;
 	ssize_t n = http_response_parse(&head, buf_data(&c->in), c->seen, REPLY_MAX, &err);
 	c->seen = c->in.len;
-	if (n < 0)
+	if (n < 0 || !starts_like_http(buf_data(&c->in)))
 		return not_http(c);
 	if (n > 0) {
 		struct slice body = slice_after(buf_data(&c->in), (size_t)n);

@@ -11,9 +11,10 @@
 #define CARRIER_PATH "/tinyscale/v1/tunnel"
 
 struct carrier_config {
-	struct addr server;	/* ADDR_TCP, or ADDR_UNIX for tests */
+	struct addr server;     /* ADDR_TCP, or ADDR_UNIX for tests */
 	struct tls_config *tls; /* NULL: plain text */
-	/* Used for a second try when tls is NULL and the far side turns out to speak TLS (the seed's
+	/* Used for a second try when tls is NULL and the far side turns out to speak TLS (the
+	 * seed's
 	 * --ts-insecure); NULL: fail with -ERR_IS_TLS. */
 	struct tls_config *tls_fallback;
 	uint64_t connect_ms;   /* TCP; 0: 10 s */

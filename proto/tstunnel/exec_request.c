@@ -97,11 +97,10 @@ static int read_env(struct reader *r, struct json *v)
 
 static int read_dir(struct reader *r, struct json *v)
 {
-	char *dir;
-	if (get_string(r, v, "dir", &dir) < 0)
-		return -EINVAL;
+	char *dir = NULL;
+	int code = get_string(r, v, "dir", &dir);
 	r->to->dir = dir;
-	return 0;
+	return code;
 }
 
 static int read_tty(struct reader *r, struct json *v)

@@ -132,20 +132,23 @@ static void exec_abort(struct exec *e, int code)
 	stream_close(client, code);
 }
 
-/* The command cannot be started. */
-static void exec_fail(struct exec *e, int code, const char *why)
+/* The command cannot be started: the stream is told, and e is gone. */
+static void exec_refuse(struct exec *e, int code, const char *why)
+{
+	struct stream *client = e->client;
+	exec_log(e, why);
+	exec_free(e);
+	mux_refuse(client, code, why);
+}
+
+/* The same for the plain form, whose owner is told by the task. */
+static void exec_plain_refuse(struct exec *e, int code, const char *why)
 {
 	exec_log(e, why);
-	if (e->ready) {
-		e->state = EXEC_FAILED;
-		e->code = code;
-		e->why = xstrdup(why);
-		task_wake(e->rx, &e->task);
-		return;
-	}
-	struct stream *client = e->client;
-	mux_refuse(client, code, why);
-	exec_free(e);
+	e->state = EXEC_FAILED;
+	e->code = code;
+	e->why = xstrdup(why);
+	task_wake(e->rx, &e->task);
 }
 
 /* --- the client's stream, with borrowing and lending whatever it is --- */
@@ -434,7 +437,11 @@ static void not_started(struct exec *e)
 			 e->command);
 	else
 		snprintf(why, sizeof(why), "exec: \"%.256s\": %s", e->command, err_text(error));
-	exec_fail(e, error == ENOENT && !e->status.dir_failed ? -ERR_NOT_FOUND : -ERR_DENIED, why);
+	int code = error == ENOENT && !e->status.dir_failed ? -ERR_NOT_FOUND : -ERR_DENIED;
+	if (e->ready)
+		exec_plain_refuse(e, code, why);
+	else
+		exec_refuse(e, code, why);
 }
 
 static void on_ended(void *arg, const struct child_status *status)
@@ -500,7 +507,7 @@ static void env_free(char **env)
 	free(env);
 }
 
-static void spawn(struct exec *e, const struct exec_request *req)
+static int spawn(struct exec *e, const struct exec_request *req, char *why, size_t whylen)
 {
 	char **env = env_new(req);
 	int err = 0;
@@ -517,10 +524,8 @@ static void spawn(struct exec *e, const struct exec_request *req)
 	e->child = child_spawn(e->rx, &opt, on_started, on_ended, e, &err);
 	env_free(env);
 	if (!e->child) {
-		char why[WHY_MAX];
-		snprintf(why, sizeof(why), "exec: cannot start a process: %s", err_text(err));
-		exec_fail(e, -EIO, why);
-		return;
+		snprintf(why, whylen, "exec: cannot start a process: %s", err_text(err));
+		return -EIO;
 	}
 	e->policy->children++;
 	e->in = child_stdin(e->child);
@@ -530,26 +535,30 @@ static void spawn(struct exec *e, const struct exec_request *req)
 	for (size_t i = 0; i < ARRAY_LEN(all); i++)
 		if (all[i])
 			stream_bind(all[i], &e->task);
+	return 0;
 }
 
-static void exec_start(struct exec *e, struct slice json, enum exec_form form)
+/* 0: it is on its way, or a code with a sentence in why. */
+static int exec_start(struct exec *e, struct slice json, enum exec_form form, char *why,
+		      size_t whylen)
 {
-	char why[WHY_MAX];
 	struct exec_request req;
 	if (!e->policy->allowed) {
-		exec_fail(e, -ERR_DENIED, "exec is not allowed on this guest");
-	} else if (e->policy->children >= e->policy->max_children) {
-		snprintf(why, sizeof(why), "too many commands are running (%u)",
-			 e->policy->children);
-		exec_fail(e, -ERR_TOO_MANY, why);
-	} else if (exec_request_parse(&req, json, form, why, sizeof(why)) < 0) {
-		exec_fail(e, -EINVAL, why);
-	} else {
-		e->command = xstrdup(req.argv[0]);
-		e->dir = req.dir ? xstrdup(req.dir) : NULL;
-		spawn(e, &req);
-		exec_request_end(&req);
+		snprintf(why, whylen, "exec is not allowed on this guest");
+		return -ERR_DENIED;
 	}
+	if (e->policy->children >= e->policy->max_children) {
+		snprintf(why, whylen, "too many commands are running (%u)", e->policy->children);
+		return -ERR_TOO_MANY;
+	}
+	int r = exec_request_parse(&req, json, form, why, whylen);
+	if (r < 0)
+		return r;
+	e->command = xstrdup(req.argv[0]);
+	e->dir = req.dir ? xstrdup(req.dir) : NULL;
+	r = spawn(e, &req, why, whylen);
+	exec_request_end(&req);
+	return r;
 }
 
 static struct exec *exec_new(struct reactor *rx, struct exec_policy *policy, const char *who)
@@ -571,8 +580,11 @@ void exec_serve(struct reactor *rx, struct stream *s, struct slice open_json,
 		struct exec_policy *policy, const char *who)
 {
 	struct exec *e = exec_new(rx, policy, who);
+	char why[WHY_MAX];
 	e->client = s;
-	exec_start(e, open_json, EXEC_STREAM);
+	int r = exec_start(e, open_json, EXEC_STREAM, why, sizeof(why));
+	if (r < 0)
+		exec_refuse(e, r, why);
 }
 
 struct exec *exec_plain_start(struct reactor *rx, struct slice json, struct exec_policy *policy,
@@ -580,9 +592,12 @@ struct exec *exec_plain_start(struct reactor *rx, struct slice json, struct exec
 			      void *arg)
 {
 	struct exec *e = exec_new(rx, policy, who);
+	char why[WHY_MAX];
 	e->ready = ready;
 	e->arg = arg;
-	exec_start(e, json, EXEC_PLAIN);
+	int r = exec_start(e, json, EXEC_PLAIN, why, sizeof(why));
+	if (r < 0)
+		exec_plain_refuse(e, r, why);
 	return e;
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <time.h>
 
+#include "json/json.h"
 #include "proto/tstunnel/mux_int.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
@@ -262,6 +263,14 @@ static int on_stream_frame(struct mux *m, const struct frame *f, struct slice pa
 	}
 }
 
+static bool is_json_object(struct slice text)
+{
+	struct json_doc *doc = json_parse(text, NULL, NULL);
+	bool object = doc && json_root(doc)->type == JSON_OBJECT;
+	json_free(doc);
+	return object;
+}
+
 /* A whole frame that is not DATA. */
 static int on_frame(struct mux *m, const struct frame *f, struct slice payload)
 {
@@ -271,6 +280,8 @@ static int on_frame(struct mux *m, const struct frame *f, struct slice payload)
 	case FRAME_SETTINGS:
 		if (m->stats.settled)
 			return fault(m, "SETTINGS twice");
+		if (!is_json_object(payload))
+			return fault(m, "SETTINGS is no JSON object");
 		m->stats.settled = true;
 		timer_set(m->rx, &m->timer, m->opt.keepalive_ms);
 		log_debug("mux peer settings=%s", log_quote(payload));

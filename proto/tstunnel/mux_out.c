@@ -43,8 +43,8 @@ struct iovec out_room(struct mux_out *o, struct out_queue *q, size_t want)
 	size_t least = FRAME_HEADER + MIN(want, (size_t)BLOCK / 4);
 	if (!b || b->cap - b->len < least) {
 		/* Small blocks for small talk: an idle carrier's PING needs no 64 KiB. */
-		size_t size = FRAME_HEADER + MIN(want, (size_t)BLOCK);
-		b = block_new(size <= 1024 ? 1024 - sizeof(*b) : MAX(size, BLOCK - sizeof(*b)));
+		size_t size = MIN(FRAME_HEADER + want, BLOCK - sizeof(*b));
+		b = block_new(size <= 1024 ? 1024 - sizeof(*b) : BLOCK - sizeof(*b));
 		if (q == &o->bulk)
 			b->seq = ++o->seq;
 		queue_append(q, b);

@@ -171,11 +171,15 @@ void tunnel_free(struct tunnel *t)
 	if (!t)
 		return;
 	timer_clear(t->rx, &t->redial);
-	while (!list_empty(&t->links)) {
-		struct link *l = container_of(t->links.next, struct link, list);
+	struct list *i;
+	while ((i = list_pop(&t->links))) {
+		struct link *l = container_of(i, struct link, list);
 		struct mux *mux = l->mux;
 		forget(l);
-		mux_free(mux, -ERR_CANCELLED, "the tunnel was closed");
+		/* With no stream in use the end is an orderly one, and is not to look like a loss.
+		 */
+		bool idle = mux_stats(mux)->settled && mux_stats(mux)->streams == 0;
+		mux_free(mux, idle ? 0 : -ERR_CANCELLED, "the tunnel was closed");
 	}
 	tls_config_unref(t->carrier.tls);
 	tls_config_unref(t->carrier.tls_fallback);
@@ -236,7 +240,7 @@ static const struct {
 	  "only: --%sinsecure" },
 	{ ERR_TLS_CERT_REQUIRED, "give a client certificate with --%scert FILE and --%skey FILE" },
 	{ ERR_TLS_CERT_DENIED, "the server's --ca-certs must include the CA that signed the "
-			       "certificate in --%scert" },
+			       "certificate in --%scert, and that must not have expired" },
 	{ ERR_NOT_TLS,
 	  "check the port, start guest with --server-cert, or leave out --%scert, --%skey "
 	  "and --%sca" },

@@ -1,5 +1,6 @@
 /*
- * The client's side of a tunnel: streams over one or a few carriers to one guest, redialled when lost.
+ * The client's side of a tunnel: streams over one or a few carriers to one guest, redialled when
+ * lost.
  */
 #ifndef TSTUNNEL_TUNNEL_H
 #define TSTUNNEL_TUNNEL_H
@@ -15,16 +16,17 @@ enum tunnel_class { TUNNEL_INTERACTIVE = 0, TUNNEL_BULK, TUNNEL_CLASSES };
 
 struct tunnel_options {
 	struct addr server;
-	const char *cert_file, *key_file; /* together or not at all */
-	const char *ca_file;		  /* NULL: the system's store */
-	bool insecure;			  /* TLS, if it is spoken, is not verified */
+	const char *cert_file, *key_file;                /* together or not at all */
+	const char *ca_file;                             /* NULL: the system's store */
+	bool insecure;                                   /* TLS, if it is spoken, is not verified */
 	uint64_t connect_ms, handshake_ms, keepalive_ms; /* 0: defaults (10 s, 10 s, 4 s) */
 	const char *program;
 	bool keep_up; /* dial at once and redial in the background (a daemon) */
 };
 
 /* TLS if there is a certificate or a CA; else plain, with TLS as the second choice if insecure.
- * Reads the files. NULL on failure with a sentence in err. Strings of opt must outlive the tunnel. */
+ * Reads the files. NULL on failure with a sentence in err. Strings of opt must outlive the tunnel.
+ */
 struct tunnel *tunnel_new(struct reactor *, const struct tunnel_options *opt, char *err,
 			  size_t errlen);
 /* Every stream fails; carriers are closed. NULL is ignored. */
@@ -38,17 +40,17 @@ int tunnel_reload(struct tunnel *, char *err, size_t errlen);
 struct stream *tunnel_open(struct tunnel *, struct slice json, enum tunnel_class);
 
 struct tunnel_status {
-	bool up;		/* a carrier is settled */
+	bool up; /* a carrier is settled */
 	unsigned carriers;
 	uint64_t streams, streams_total, bytes_in, bytes_out, rtt_us, redials;
-	char last_error[512];	/* of the last dial or loss, "" if none since it is up */
+	char last_error[512]; /* of the last dial or loss, "" if none since it is up */
 	char server[300];
 };
 void tunnel_status(const struct tunnel *, struct tunnel_status *);
 
 /* The sentence for a person when the tunnel could not be used: why, and what to do about code, with
  * the names of the flags given ("ts-" for tsctl start's --ts-ca, "" for host-exec's --ca). */
-void tunnel_advice(int code, const char *why, const char *flag_prefix, const struct tunnel_options *,
-		   char *out, size_t outlen);
+void tunnel_advice(int code, const char *why, const char *flag_prefix,
+		   const struct tunnel_options *, char *out, size_t outlen);
 
 #endif

@@ -88,7 +88,8 @@ def test_logs_follow(docker):
 
 def test_events(docker):
     name = docker.lab.name()
-    p = docker.popen("events", "--filter", f"container={name}", "--format", "{{json .Status}}")
+    # --since: what happens before the engine has taken the subscription counts too.
+    p = docker.popen("events", "--since", "1m", "--filter", f"container={name}", "--format", "{{json .Status}}")
     seen = []
 
     def started():

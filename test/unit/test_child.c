@@ -198,28 +198,42 @@ static int count_fds(void)
 {
 	int n = 0;
 	DIR *d = opendir("/proc/self/fd");
-	while (readdir(d))
+	while (readdir(d)) /* cppcheck-suppress readdirCalled */
 		n++;
 	closedir(d);
 	return n;
+}
+
+/* State and process group of the process whose /proc entry is called name; 0: there is none. */
+static char process_state(const char *name, long *group)
+{
+	char path[300], line[512] = "";
+	snprintf(path, sizeof(path), "/proc/%s/stat", name);
+	FILE *f = fopen(path, "r");
+	if (!f)
+		return 0;
+	char *p = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
+	fclose(f);
+	if (!p)
+		return 0;
+	char state = p[2];
+	strtol(p + 4, &p, 10); /* its parent */
+	*group = strtol(p, NULL, 10);
+	return state;
 }
 
 /* True while somebody but a zombie has this process group. */
 static bool group_lives(int pgid)
 {
 	bool found = false;
+	struct dirent *e;
 	DIR *d = opendir("/proc");
-	for (struct dirent *e; !found && (e = readdir(d));) {
-		char path[300], line[512] = "", state;
-		int group;
-		snprintf(path, sizeof(path), "/proc/%s/stat", e->d_name);
-		FILE *f = e->d_name[0] >= '0' && e->d_name[0] <= '9' ? fopen(path, "r") : NULL;
-		if (!f)
-			continue;
-		const char *after = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
-		found = after && sscanf(after, ") %c %*d %d", &state, &group) == 2 &&
-			group == pgid && state != 'Z';
-		fclose(f);
+	while (!found && (e = readdir(d))) { /* cppcheck-suppress readdirCalled */
+		long group = 0;
+		char state = e->d_name[0] >= '1' && e->d_name[0] <= '9'
+				 ? process_state(e->d_name, &group)
+				 : 0;
+		found = state && state != 'Z' && group == pgid;
 	}
 	closedir(d);
 	return found;
@@ -469,7 +483,7 @@ static void background_child_survives_free_after_end(void **state)
 	(void)state;
 	struct run r = { 0 };
 	run_whole(&r, &(struct child_options){ .argv = SH("sleep 100 >&- 2>&- <&- & echo $!") });
-	int grandchild = atoi(buf_data(&r.text[0]).p);
+	int grandchild = (int)strtol(buf_data(&r.text[0]).p, NULL, 10);
 	run_end(&r);
 	assert_int_equal(kill(grandchild, 0), 0);
 	kill(grandchild, SIGKILL);
@@ -569,7 +583,7 @@ static void out_of_descriptors(void **state)
 	for (int room = 0; !succeeded; room++) {
 		assert_true(room < 20);
 		lim = before;
-		lim.rlim_cur = (rlim_t)(spare + room);
+		lim.rlim_cur = (rlim_t)spare + (rlim_t)room;
 		setrlimit(RLIMIT_NOFILE, &lim);
 		struct run r = { 0 };
 		run_start(&r, &(struct child_options){ .argv = ARGV("true") });
@@ -643,9 +657,13 @@ static int setup_all(void **state)
 static int teardown_all(void **state)
 {
 	(void)state;
-	char command[128];
-	snprintf(command, sizeof(command), "rm -rf '%s'", dir);
-	return system(command);
+	static const char *const files[] = { "denied", "garbage", "mine", "sh" };
+	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+		char path[128];
+		snprintf(path, sizeof(path), "%s/%s", dir, files[i]);
+		unlink(path);
+	}
+	return rmdir(dir);
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)

@@ -318,7 +318,7 @@ static void signals(void **state)
 {
 	(void)state;
 	struct session s = { .keep_stdin = true };
-	session_start(&s, &(struct exec_request){ .argv = SH("sleep 100") });
+	session_start(&s, &(struct exec_request){ .argv = ARGV("sleep", "100") });
 	assert_int_equal(exec_client_signal(s.client, SIGINT), -EAGAIN);
 	wait_for(&s.opened);
 	assert_int_equal(exec_client_signal(s.client, SIGINT), 0);
@@ -524,7 +524,7 @@ static void client_gone_kills(void **state)
 		session_start(&s, &(struct exec_request){
 				      .argv = SH("sleep 100 & echo $!; wait; sleep 100") });
 		wait_text(&s, "\n");
-		int pid = atoi(buf_data(&s.text[0]).p);
+		int pid = (int)strtol(buf_data(&s.text[0]).p, NULL, 10);
 		turn_for(20);
 		assert_int_equal(kill(pid, 0), 0);
 		exec_client_free(s.client);
@@ -541,7 +541,7 @@ static void carrier_lost_kills(void **state)
 	struct session s = { .keep_stdin = true };
 	session_start(&s, &(struct exec_request){ .argv = SH("sleep 100 & echo $!; wait") });
 	wait_text(&s, "\n");
-	int pid = atoi(buf_data(&s.text[0]).p);
+	int pid = (int)strtol(buf_data(&s.text[0]).p, NULL, 10);
 	mux_free(near, -ECONNRESET, "carrier cut");
 	near = NULL;
 	wait_for(&s.done);
@@ -597,7 +597,7 @@ static void background_children(void **state)
 	session_whole(&s, &(struct exec_request){ .argv = SH("sleep 100 & echo $!; exit 6") });
 	assert_in_range(reactor_now(rx) - before, 200, 5000);
 	assert_int_equal(s.result.exit_code, 6);
-	int pid = atoi(buf_data(&s.text[0]).p);
+	int pid = (int)strtol(buf_data(&s.text[0]).p, NULL, 10);
 	assert_int_equal(kill(pid, 0), 0); /* a daemon is left alone */
 	kill(pid, SIGKILL);
 	session_end(&s);
@@ -714,7 +714,7 @@ static void plain_client_gone(void **state)
 	plain_start(&p, "{\"command\":\"sh\",\"args\":[\"-c\",\"sleep 100 & echo $!; wait\"]}");
 	plain_read(&p, text, sizeof(text), false);
 	close(p.fd);
-	wait_process_gone(atoi(text));
+	wait_process_gone((int)strtol(text, NULL, 10));
 	wait_children(0);
 }
 

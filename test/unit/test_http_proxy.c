@@ -71,14 +71,12 @@ static void empty(void *arg)
 	empties++;
 }
 
-static void start(uint64_t seed)
+static void start_with(struct sim_rules with)
 {
 	struct stream *near, *far;
 
 	rx = reactor_new();
-	rules = (struct sim_rules){ .seed = seed,
-				    .refuse = seed % 4 * 20,
-				    .piece = seed % 3 ? seed % 40 + 1 : 0 };
+	rules = with;
 	front = (struct http_server){
 		.rx = rx, .handle = handle, .preface = preface, .done = done, .empty = empty
 	};
@@ -89,6 +87,12 @@ static void start(uint64_t seed)
 	sim_pair(rx, &rules, &near, &far);
 	assert_int_equal(http_server_accept(&front, far, NULL), 0);
 	sim_peer_init(&client, near);
+}
+
+static void start(uint64_t seed)
+{
+	start_with((struct sim_rules){
+	    .seed = seed, .refuse = seed % 4 * 20, .piece = seed % 3 ? seed % 40 + 1 : 0 });
 }
 
 static bool is_empty(void *arg)
@@ -570,9 +574,7 @@ static void test_stalled_reader(void **state)
 	static char data[1 << 20];
 	(void)state;
 
-	start(2);
-	rules.piece = 0;
-	rules.capacity = 64 * 1024;
+	start_with((struct sim_rules){ .seed = 2, .refuse = 20, .capacity = 64 * 1024 });
 	sim_peer_pause(&client, true);
 	client_says("GET /logs" H "\r\n");
 	up_gets(0, "GET /logs" H "\r\n");
@@ -700,14 +702,14 @@ static void test_duplex(void **state)
 	for (size_t i = 0; i < sizeof(data); i++)
 		data[i] = (char)(i * 7 + i / 251);
 	for (uint64_t seed = 0; seed < 12; seed++) {
-		start(seed);
+		start_with((struct sim_rules){ .seed = seed,
+					       .refuse = seed % 4 * 20,
+					       .piece = seed % 3 ? 5000 : 0,
+					       .capacity = 20000 });
 		ups = 0;
 		front.handle = handle_back;
 		back = (struct http_server){ .rx = rx, .handle = echo_handle };
 		http_server_init(&back);
-		if (rules.piece)
-			rules.piece = 5000;
-		rules.capacity = 20000;
 		buf_init(&b, 2 << 20);
 		buf_puts(&b, "POST /" H "Content-Length: 400000\r\n\r\n");
 		buf_put(&b, slice_of(data, sizeof(data)));
@@ -718,7 +720,7 @@ static void test_duplex(void **state)
 		sim_peer_send(&client, buf_data(&b));
 		buf_end(&b);
 		assert_true(sim_until(rx, two_done, NULL));
-		sim_turns(rx, 3000); /* the last bytes are still on their way */
+		sim_turns(rx, 100); /* the last bytes are still on their way */
 		struct slice rest = check_echo(buf_data(&client.in), data, sizeof(data));
 		rest = check_echo(rest, data, sizeof(data));
 		assert_int_equal(rest.n, 0);

@@ -550,6 +550,36 @@ static void relay_case(const char *head, const char *reply, const char *early, i
 	sim_peer_end(&p, 0);
 }
 
+/* A handler that takes its time (to dial, say): what the client sends ahead, its end of stream
+ * included, belongs to the far side. */
+static void test_relay_later(void **state)
+{
+	struct sim_peer p;
+	(void)state;
+
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		start(seed);
+		memset(&echo, 0, sizeof(echo));
+		connect_peer(&p);
+		sim_peer_send(&p, SLICE("GET /wait" H "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+					"early"));
+		sim_peer_shut(&p);
+		assert_true(sim_until(rx, handler_waits, NULL));
+		sim_turns(rx, 50);
+		assert_int_equal(http_failed(echo.c), 0);
+		task_cancel(&echo.task);
+		http_relay(echo.c, 101, NULL, 0, dial());
+		assert_true(sim_until(rx, ended, target));
+		assert_in(target, "early");
+		sim_peer_send(target, SLICE("late"));
+		sim_peer_shut(target);
+		assert_true(sim_until(rx, ended, &p));
+		assert_in(&p, "HTTP/1.1 101 Switching Protocols\r\n\r\nlate");
+		sim_peer_end(&p, 0);
+		finish();
+	}
+}
+
 static void test_relay(void **state)
 {
 	(void)state;
@@ -686,11 +716,11 @@ static void test_back_pressure(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_scripts),       cmocka_unit_test(test_continue),
-		cmocka_unit_test(test_echo),          cmocka_unit_test(test_client_gone),
-		cmocka_unit_test(test_take),          cmocka_unit_test(test_relay),
-		cmocka_unit_test(test_drain),         cmocka_unit_test(test_limits),
-		cmocka_unit_test(test_back_pressure),
+		cmocka_unit_test(test_scripts),     cmocka_unit_test(test_continue),
+		cmocka_unit_test(test_echo),        cmocka_unit_test(test_client_gone),
+		cmocka_unit_test(test_take),        cmocka_unit_test(test_relay),
+		cmocka_unit_test(test_relay_later), cmocka_unit_test(test_drain),
+		cmocka_unit_test(test_limits),      cmocka_unit_test(test_back_pressure),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -131,7 +131,8 @@ struct flow {
 static void flow_step(struct flow *f, size_t most)
 {
 	static char piece[300000];
-	size_t n = MIN(1 + dice() % most, f->all - f->sent);
+	size_t n = 1 + dice() % most;
+	n = MIN(n, f->all - f->sent);
 	for (size_t i = 0; i < n; i++)
 		piece[i] = pattern(f->way, f->sent + i);
 	ssize_t r = n ? send(f->from, piece, n, MSG_NOSIGNAL) : 0;
@@ -378,8 +379,8 @@ static void an_idle_pump_ends(void **state)
 	int a, b;
 	struct pump *p = rig(UNIX, UNIX, &a, &b);
 	uint64_t start = reactor_now(rx);
-	pump_idle_limit(p, 60);
-	while (reactor_now(rx) - start < 150) { /* now and then a byte */
+	pump_idle_limit(p, 200);
+	while (reactor_now(rx) - start < 450) { /* now and then a byte */
 		assert_int_equal(1, write(reactor_now(rx) & 1 ? a : b, "x", 1));
 		turn();
 		usleep(5000);
@@ -388,7 +389,7 @@ static void an_idle_pump_ends(void **state)
 	start = reactor_now(rx);
 	UNTIL(ended == 1);
 	assert_int_equal(-ETIMEDOUT, end.code);
-	assert_true(reactor_now(rx) - start >= 50);
+	assert_true(reactor_now(rx) - start > 100);
 	close(a);
 	close(b);
 }
@@ -397,19 +398,23 @@ static void an_idle_pump_ends(void **state)
 static void a_slow_reader_is_not_idle(void **state)
 {
 	(void)state;
-	int a, b, small = 4096;
+	int fa[2], fb[2], small = 20000, large = 1 << 20;
 	static char piece[1 << 20];
-	struct pump *p = rig(UNIX, UNIX, &a, &b);
-	setsockopt(a, SOL_SOCKET, SO_SNDBUF, &(int){ 1 << 20 }, sizeof(int));
-	setsockopt(b, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+	connected(UNIX, fa);
+	connected(UNIX, fb);
+	setsockopt(fa[0], SOL_SOCKET, SO_SNDBUF, &large, sizeof(large));
+	setsockopt(fb[1], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+	int a = fa[0], b = fb[0];
+	struct pump *p =
+	    pump_start(rx, fd_stream_new(rx, fa[1]), fd_stream_new(rx, fb[1]), finished, &ended);
 	ssize_t n = write(a, piece, 450000), got = 0;
 	assert_true(n > 0);
 	for (int i = 0; i < 10; i++)
 		turn();
-	pump_idle_limit(p, 60);
+	pump_idle_limit(p, 300);
 	uint64_t start = reactor_now(rx);
-	while (reactor_now(rx) - start < 250 && got < n) {
-		ssize_t r = read(b, piece, 4000);
+	while (reactor_now(rx) - start < 700 && got < n) {
+		ssize_t r = read(b, piece, 1000);
 		got += r > 0 ? r : 0;
 		turn();
 		usleep(3000);
@@ -464,9 +469,8 @@ static void an_idle_pump_is_small(void **state)
 	block_trim();
 	pipe_trim();
 	size_t each = (mallinfo2().uordblks - before) / MANY;
-#ifndef __SANITIZE_ADDRESS__
-	assert_true(each > 0 && each < 600);
-#endif
+	if (before > 0) /* a sanitizer's malloc does not count */
+		assert_true(each > 0 && each < 600);
 	print_message("%zu bytes for an idle pump\n", each);
 	for (int i = 0; i < MANY; i++) {
 		pump_abort(p[i], -ECANCELED);
