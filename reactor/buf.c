@@ -141,6 +141,7 @@ int buf_put(struct buf *b, struct slice s)
 	if (s.n == 0)
 		return 0;
 	struct iovec room = buf_room_for(b, s.n);
+	BUG_ON(!room.iov_base || room.iov_len < s.n);
 	memcpy(room.iov_base, s.p, s.n);
 	buf_added(b, s.n);
 	return 0;

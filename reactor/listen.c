@@ -132,7 +132,7 @@ static int bind_tcp(struct listener *l, struct handle *h, const struct sockaddr_
 		    socklen_t len)
 {
 	const int on = 1, off = 0;
-	struct sockaddr_storage bound;
+	struct sockaddr_storage bound = { 0 };
 	socklen_t bound_len = sizeof(bound);
 	int fd = socket(ss->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd == -1)
@@ -153,8 +153,8 @@ static int bind_tcp(struct listener *l, struct handle *h, const struct sockaddr_
 static int bind_host(struct listener *l, struct handle *h, const char *host, uint16_t port)
 {
 	struct addr a = { .kind = ADDR_TCP, .port = port };
-	struct sockaddr_storage ss;
-	socklen_t len;
+	struct sockaddr_storage ss = { 0 };
+	socklen_t len = 0;
 	snprintf(a.host, sizeof(a.host), "%s", host);
 	if (addr_literal(&a, &ss, &len) < 0)
 		return -EADDRNOTAVAIL;

@@ -374,10 +374,11 @@ static ssize_t mux_read(struct stream *st, const struct iovec *iov, int n)
 	for (int i = 0; i < n; i++) {
 		size_t at = 0;
 		while (at < iov[i].iov_len) {
-			struct iovec have;
+			struct iovec have = { NULL, 0 };
 			int r = mux_peek(st, &have, 1);
 			if (r <= 0)
 				return total ? (ssize_t)total : r;
+			BUG_ON(!have.iov_base);
 			size_t part = MIN(have.iov_len, iov[i].iov_len - at);
 			memcpy((char *)iov[i].iov_base + at, have.iov_base, part);
 			mux_drop(st, part);
