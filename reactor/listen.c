@@ -132,7 +132,7 @@ static int bind_tcp(struct listener *l, struct handle *h, const struct sockaddr_
 		    socklen_t len)
 {
 	const int on = 1, off = 0;
-	struct sockaddr_storage bound = { 0 };
+	struct sockaddr_in6 bound = { 0 };
 	socklen_t bound_len = sizeof(bound);
 	int fd = socket(ss->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd == -1)
@@ -146,7 +146,7 @@ static int bind_tcp(struct listener *l, struct handle *h, const struct sockaddr_
 		close(fd);
 		return r;
 	}
-	l->port = ntohs(((struct sockaddr_in *)&bound)->sin_port); /* as in sockaddr_in6 */
+	l->port = ntohs(bound.sin6_port); /* a sockaddr_in has it in the same place */
 	return start(l, h, fd);
 }
 
