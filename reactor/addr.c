@@ -112,6 +112,15 @@ int addr_parse(struct addr *a, struct slice text, uint16_t port_default, char *e
 	return parse_host_port(a, s, port_default, text, err, errlen);
 }
 
+int addr_parse_stream(struct addr *a, struct slice text, uint16_t port_default, char *err,
+		      size_t errlen)
+{
+	int r = addr_parse(a, text, port_default, err, errlen);
+	if (r == 0 && a->kind == ADDR_UDP)
+		return complain(err, errlen, "UDP is of no use here", text);
+	return r;
+}
+
 /* --- address to text --- */
 
 #define TEXT_MAX 288 /* "[" 253 "]:" 5 and NUL; "unix://" 108 */

@@ -19,7 +19,7 @@ struct child {
 	struct reactor *rx;
 	struct task task;
 	struct timer timer;   /* lingering: SIGHUP was not enough */
-	struct list link;     /* lingering */
+	struct list link;     /* living or lingerers */
 	struct handle report; /* until the outcome of exec is known */
 	struct handle pidfd;
 	pid_t pid;
@@ -34,6 +34,7 @@ struct child {
 	void *arg;
 };
 
+static struct list living = { &living, &living };
 static struct list lingerers = { &lingerers, &lingerers };
 
 /* --- the child's side: from fork to exec, no allocation, no lock, no return --- */
@@ -286,6 +287,7 @@ struct child *child_spawn(struct reactor *rx, const struct child_options *opt,
 	c->in = take_end(rx, opt->tty ? &e.pty : &e.in[1]);
 	c->out = take_end(rx, &e.out[0]);
 	c->err = take_end(rx, &e.err[0]);
+	list_add_tail(&living, &c->link);
 	return c;
 }
 
@@ -382,6 +384,7 @@ void child_free(struct child *c)
 	/* For the whole 5 s, even if the process itself goes at once: others of its group may stay.
 	 */
 	c->lingering = true;
+	list_del(&c->link);
 	list_add_tail(&lingerers, &c->link);
 	child_kill(c, SIGHUP);
 	child_kill(c, SIGCONT);
@@ -391,6 +394,10 @@ void child_free(struct child *c)
 void child_kill_lingering(void)
 {
 	struct list *l;
+	for (l = living.next; l != &living; l = l->next) {
+		child_kill(container_of(l, struct child, link), SIGHUP);
+		child_kill(container_of(l, struct child, link), SIGCONT);
+	}
 	while ((l = list_pop(&lingerers))) {
 		struct child *c = container_of(l, struct child, link);
 		child_kill(c, SIGKILL);

@@ -50,7 +50,8 @@ int child_resize(struct child *, unsigned short rows, unsigned short cols);
 /* Frees it and any stream not handed out; NULL is ignored. If it still runs: SIGHUP to the group,
  * SIGKILL after 5 s, reaped behind the scenes; ended is not called. */
 void child_free(struct child *);
-/* At exit: SIGKILL at once for the groups that child_free left to their 5 s. */
+/* At exit: SIGKILL at once for the groups that child_free left to their 5 s, SIGHUP for those that
+ * nobody has freed. */
 void child_kill_lingering(void);
 
 #endif

@@ -25,6 +25,9 @@ struct addr {
  * "unix:///PATH", "unix:PATH"; port_default 0 = the port must be there. Returns 0, or -EINVAL with
  * a sentence naming the wrong part in err. */
 int addr_parse(struct addr *, struct slice text, uint16_t port_default, char *err, size_t errlen);
+/* The same for what has to be a stream: UDP addresses are refused, too. */
+int addr_parse_stream(struct addr *, struct slice text, uint16_t port_default, char *err,
+		      size_t errlen);
 /* "10.0.0.1:443", "[::1]:443", "unix:///run/x.sock" into a static rotating buffer (8 of them). */
 const char *addr_text(const struct addr *);
 const char *sockaddr_text(const struct sockaddr *);

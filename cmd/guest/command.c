@@ -54,6 +54,7 @@ static void on_ready(void *arg, int code, const char *why)
 						     { { "Upgrade", 7 }, { "tcp", 3 } } };
 	struct command *c = arg;
 	if (code == 0) {
+		task_cancel(&c->task); /* conn is no more ours to abort */
 		http_take(c->conn, 101, upgrade, ARRAY_LEN(upgrade), on_taken, c);
 		return;
 	}

@@ -58,6 +58,7 @@ static int status_of(const struct child_status *s)
 	case EDQUOT:
 		return 507;
 	case EINVAL:
+	case ENAMETOOLONG:
 		return 400;
 	default:
 		return 500;
@@ -82,7 +83,8 @@ static void job_answer(struct job *j)
 	job_free(j);
 }
 
-/* Body to the worker's stdin. 0 when all was given, -EAGAIN, or what failed. */
+/* Body to the worker's stdin, in pieces (worker.h). 0 when all was given, -EAGAIN, or what failed.
+ */
 static int job_feed(struct job *j)
 {
 	while (!j->body_done || j->held.len) {
@@ -100,9 +102,15 @@ static int job_feed(struct job *j)
 			buf_drop(&j->held, (size_t)n);
 			continue;
 		}
-		struct iovec room = buf_room_for(&j->held, 64 * 1024);
-		ssize_t n = http_read(j->conn, room.iov_base, room.iov_len);
-		buf_added(&j->held, n > 0 ? (size_t)n : 0);
+		uint32_t length;
+		struct iovec room = buf_room_for(&j->held, sizeof(length) + WORKER_PIECE_MAX);
+		char *piece = (char *)room.iov_base + sizeof(length);
+		ssize_t n = http_read(j->conn, piece, WORKER_PIECE_MAX);
+		if (n >= 0) {
+			length = (uint32_t)n;
+			memcpy(room.iov_base, &length, sizeof(length));
+		}
+		buf_added(&j->held, n < 0 ? 0 : sizeof(length) + (size_t)n);
 		if (n < 0)
 			return (int)n;
 		j->body_done = n == 0;
@@ -129,8 +137,6 @@ static void job_run(struct task *t)
 	struct job *j = container_of(t, struct job, task);
 	int r = job_feed(j);
 	if (r < 0 && r != -EAGAIN) {
-		/* Half a body must never become a file: SIGTERM makes the worker remove it. */
-		child_kill(j->child, SIGTERM);
 		http_abort(j->conn, r);
 		job_free(j);
 		return;

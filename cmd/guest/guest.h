@@ -44,6 +44,11 @@ struct guest {
 	uint64_t tunnels_total, bytes_in, bytes_out; /* bytes: of tunnels that have ended */
 };
 
+/* --- main.c --- */
+/* Something has ended: while draining, the guest ends with the last of them. Also for
+ * exec_policy.left. */
+void guest_left(void *guest);
+
 /* --- routes.c --- */
 void routes_init(struct guest *);
 void guest_handle(struct http_conn *, struct http_head *, void *guest);

@@ -159,7 +159,7 @@ static int listen_check(const struct addr *a, char *err, size_t errlen)
 static int listen_address(struct addr *a, char *err, size_t errlen)
 {
 	if (flags.listen)
-		return addr_parse(a, slice_str(flags.listen), 0, err, errlen);
+		return addr_parse_stream(a, slice_str(flags.listen), 0, err, errlen);
 	bool open = flags.insecure || (guest.tls && guest.tls_options.require_client_cert);
 	*a = (struct addr){ .kind = ADDR_TCP, .port = (uint16_t)flags.port };
 	if (!open)
@@ -203,10 +203,11 @@ static void grace_over(struct timer *t)
 	reactor_stop(g->rx, 0);
 }
 
-static void http_empty(void *arg)
+void guest_left(void *arg)
 {
 	struct guest *g = arg;
-	if (g->draining && list_empty(&g->sessions))
+	if (g->draining && g->http.nconns == 0 && list_empty(&g->sessions) &&
+	    g->policy.exec.children == 0)
 		reactor_stop(g->rx, 0);
 }
 
@@ -240,7 +241,7 @@ static int run(struct guest *g, const struct addr *a)
 					.preface = guest_preface,
 					.done = guest_done,
 					.broken = guest_broken,
-					.empty = http_empty,
+					.empty = guest_left,
 					.conns_max = (size_t)flags.max_conns };
 	http_server_init(&g->http);
 	routes_init(g);
@@ -295,11 +296,13 @@ int main(int argc, char **argv)
 	if (log_set_level(flags.log_level) < 0)
 		return fail("--log-level must be error, warn, info or debug");
 	g->policy.exec.allowed = !flags.no_exec;
+	g->policy.exec.left = guest_left;
+	g->policy.exec.arg = g;
 	g->policy.exec.max_children = (unsigned)flags.max_children;
 	g->grace_ms = flags.grace_ms;
 	g->handshake_ms = HANDSHAKE_MS;
 	list_init(&g->sessions);
-	if (addr_parse(&g->docker, slice_str(flags.docker), 2375, err, sizeof(err)) < 0 ||
+	if (addr_parse_stream(&g->docker, slice_str(flags.docker), 2375, err, sizeof(err)) < 0 ||
 	    policy_check(&g->policy, err, sizeof(err)) < 0 || tls_setup(err, sizeof(err)) < 0 ||
 	    listen_address(&a, err, sizeof(err)) < 0 || listen_check(&a, err, sizeof(err)) < 0)
 		return fail(err);

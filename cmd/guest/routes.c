@@ -93,8 +93,9 @@ static int forbidden(struct guest *g, struct http_conn *c, const struct http_hea
 		     size_t whylen)
 {
 	struct stream *s = http_conn_stream(c);
-	if (stream_is_tls(s))
-		return policy_peer(&g->policy, tls_peer(s), why, whylen) < 0 ? 403 : 0;
+	if (stream_is_tls(s) && policy_peer(&g->policy, tls_peer(s), why, whylen) < 0)
+		return 403;
+	/* A browser has its user's certificate, too, and shows it for any page that asks. */
 	struct docker_guard guard = { .check_host = g->plain_host_check,
 				      .help = "a guest on loopback serves loopback names" };
 	return docker_guard_check(&guard, head, why, whylen);

@@ -85,7 +85,7 @@ static int engine_of(struct guest *g, struct json_doc *doc, struct addr *to, cha
 	if (json_str(doc, json_find(json_root(doc), "address"), &text) == -ENOENT)
 		return 0;
 	if (json_str(doc, json_find(json_root(doc), "address"), &text) < 0 ||
-	    addr_parse(to, text, 0, why, whylen) < 0) {
+	    addr_parse_stream(to, text, 0, why, whylen) < 0) {
 		snprintf(why, whylen, "\"address\" of the engine is malformed");
 		return -EINVAL;
 	}
@@ -144,12 +144,6 @@ static void session_free(struct session *se)
 	free(se);
 }
 
-static void grace_over_if_idle(struct guest *g)
-{
-	if (g->draining && list_empty(&g->sessions) && g->http.nconns == 0)
-		reactor_stop(g->rx, 0);
-}
-
 static void session_ended(void *arg, int code, const char *why)
 {
 	struct session *se = arg;
@@ -163,7 +157,7 @@ static void session_ended(void *arg, int code, const char *why)
 		 log_quote(slice_str(why)));
 	session_free(se);
 	mux_free(mux, code, why);
-	grace_over_if_idle(g);
+	guest_left(g);
 }
 
 void session_start(void *arg, struct stream *s, struct slice rest)
@@ -194,7 +188,7 @@ void sessions_goaway(struct guest *g)
 {
 	for (struct list *l = g->sessions.next; l != &g->sessions; l = l->next)
 		mux_goaway(container_of(l, struct session, link)->mux, "guest is shutting down");
-	grace_over_if_idle(g);
+	guest_left(g);
 }
 
 void sessions_abort(struct guest *g)

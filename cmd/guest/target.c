@@ -1,4 +1,5 @@
 /* Policy: which targets and which peers. */
+#include <ctype.h>
 #include <errno.h>
 
 #include "cmd/guest/guest.h"
@@ -9,6 +10,16 @@ struct rule {
 	struct slice host;
 	uint16_t from, to;
 };
+
+/* A name or an IP literal: a rule that nothing can match ("tcp://h:1", "*.h:1", "h:1,i:2") would
+ * only show when it is missed. */
+static bool is_host(struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (!isalnum((unsigned char)s.p[i]) && !strchr("-._:", s.p[i]))
+			return false;
+	return s.n > 0;
+}
 
 static int rule_parse(struct rule *r, const char *text)
 {
@@ -22,6 +33,8 @@ static int rule_parse(struct rule *r, const char *text)
 	ports = slice_after(s, colon);
 	if (r->host.n > 2 && r->host.p[0] == '[' && r->host.p[r->host.n - 1] == ']')
 		r->host = slice_of(r->host.p + 1, r->host.n - 2);
+	if (!slice_eq(r->host, SLICE("*")) && !is_host(r->host))
+		return -EINVAL;
 	r->from = 1;
 	r->to = UINT16_MAX;
 	if (slice_eq(ports, SLICE("*")))

@@ -8,7 +8,7 @@
 
 #include "json/json.h"
 
-enum { BODY_MAX = 1 << 20, COPY_BYTES = 256 * 1024 };
+enum { BODY_MAX = 1 << 20 };
 
 static int complain(int error, const char *what, const char *path)
 {
@@ -74,15 +74,34 @@ static bool path_is_plain(const char *path)
 	return true;
 }
 
-/* For the SIGTERM handler: the unfinished file. */
-static int temp_dir = -1;
-static char temp_name[64];
-
-static void on_term(int signo)
+/* Fills p: 0, or -1 with errno; an end before that is EPIPE. */
+static int read_whole(void *p, size_t n)
 {
-	if (temp_dir != -1)
-		unlinkat(temp_dir, temp_name, 0);
-	_exit(128 + signo);
+	for (char *at = p; n > 0;) {
+		ssize_t got = read(0, at, n);
+		if (got == -1 && errno == EINTR)
+			continue;
+		if (got == 0)
+			errno = EPIPE;
+		if (got <= 0)
+			return -1;
+		at += got;
+		n -= (size_t)got;
+	}
+	return 0;
+}
+
+/* The next piece of the body: its length, 0 at the end, or -1 with errno. */
+static ssize_t read_piece(char *p, size_t max)
+{
+	uint32_t n;
+	if (read_whole(&n, sizeof(n)) == -1)
+		return -1;
+	if (n > max) {
+		errno = EINVAL;
+		return -1;
+	}
+	return read_whole(p, n) == -1 ? -1 : (ssize_t)n;
 }
 
 static int write_all(int fd, const char *p, size_t n)
@@ -101,25 +120,22 @@ static int write_all(int fd, const char *p, size_t n)
 
 static int copy_stdin(int fd)
 {
-	static char block[COPY_BYTES];
-	for (;;) {
-		ssize_t n = read(0, block, sizeof(block));
-		if (n == -1 && errno == EINTR)
-			continue;
-		if (n == -1)
-			return errno;
-		if (n == 0)
-			return fsync(fd) == -1 ? errno : 0;
-		int e = write_all(fd, block, (size_t)n);
+	static char piece[WORKER_PIECE_MAX];
+	ssize_t n;
+	while ((n = read_piece(piece, sizeof(piece))) > 0) {
+		int e = write_all(fd, piece, (size_t)n);
 		if (e)
 			return e;
 	}
+	return n == -1 || fsync(fd) == -1 ? errno : 0;
 }
 
 static int copy(const char *root, const char *path, const char *mode_text)
 {
+	char temp_name[64];
 	const char *name = "";
-	mode_t mode = (mode_t)strtoul(mode_text, NULL, 8) & 07777;
+	/* Who may not run commands is not to leave set-user-id programs behind either. */
+	mode_t mode = (mode_t)strtoul(mode_text, NULL, 8) & (root[0] ? 0777 : 07777);
 	if (!path_is_plain(path)) {
 		fprintf(stderr, "path %s: must be absolute, without \"..\"\n", path);
 		return EINVAL;
@@ -136,7 +152,6 @@ static int copy(const char *root, const char *path, const char *mode_text)
 	int fd = openat(dir, temp_name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd == -1)
 		return complain(errno, "cannot write", path);
-	temp_dir = dir;
 	int e = copy_stdin(fd);
 	if (!e && fchmod(fd, mode) == -1)
 		e = errno;
@@ -174,10 +189,9 @@ static int directories(const char *root)
 	char *body = xmalloc(BODY_MAX);
 	size_t n = 0;
 	ssize_t got;
-	while ((got = read(0, body + n, BODY_MAX - n)) > 0)
+	while ((got = read_piece(body + n, BODY_MAX - n)) > 0)
 		n += (size_t)got;
-	struct json_error err;
-	struct json_doc *doc = n < BODY_MAX ? json_parse(slice_of(body, n), NULL, &err) : NULL;
+	struct json_doc *doc = got == 0 ? json_parse(slice_of(body, n), NULL, NULL) : NULL;
 	struct json *list = doc ? json_root(doc) : NULL;
 	int e = 0;
 	if (!doc || list->type != JSON_ARRAY) {
@@ -201,7 +215,11 @@ static int directories(const char *root)
 int worker_main(int argc, char **argv)
 {
 	umask(022);
-	signal(SIGTERM, on_term);
+	/* Only the end of stdin ends it, and never in the middle of a file: neither a signal to the
+	 * guest's whole group nor the guest's own end. */
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGINT, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
 	if (argc == 6 && strcmp(argv[2], "copy") == 0)
 		return copy(argv[3], argv[4], argv[5]);
 	if (argc == 4 && strcmp(argv[2], "directories") == 0)

@@ -243,7 +243,7 @@ static int server_address(const struct flags *f, struct addr *a)
 	if (!f->cert != !f->key)
 		return fail("--cert and --key must be given together");
 	uint16_t port = f->cert ? 443 : 80;
-	if (addr_parse(a, slice_str(f->server), port, err, sizeof(err)) < 0)
+	if (addr_parse_stream(a, slice_str(f->server), port, err, sizeof(err)) < 0)
 		return fail("--server-addr: %s", err);
 	return 0;
 }

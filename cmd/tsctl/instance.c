@@ -4,7 +4,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -84,6 +83,10 @@ static int read_pid(int fd)
 	return n > 0 ? (int)strtol(text, NULL, 10) : 0;
 }
 
+/* A lock on the open file, as flock(2) has it, but one that can be asked about without being taken:
+ * a look at the wrong moment must not keep anybody from starting. */
+static const struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
 int instance_lock(struct instance *i, const struct addr *listen, char *err, size_t errlen)
 {
 	int fd = open(i->pid_file, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -92,7 +95,7 @@ int instance_lock(struct instance *i, const struct addr *listen, char *err, size
 		snprintf(err, errlen, "cannot open %s: %s", i->pid_file, err_text(e));
 		return e;
 	}
-	if (flock(fd, LOCK_EX | LOCK_NB) == -1) {
+	if (fcntl(fd, F_OFD_SETLK, &whole) == -1) {
 		const char *where = addr_text(listen);
 		snprintf(err, errlen,
 			 "tsctl already runs on %s (pid %d); \"tsctl stop --listen %s\" ends it",
@@ -121,14 +124,14 @@ void instance_unlock(struct instance *i)
 	i->lock = -1;
 }
 
-/* The pid that holds the lock of this file, 0 if nobody does. */
-static int holder(const char *pid_file)
+int instance_pid(const struct instance *i)
 {
-	int fd = open(pid_file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	int fd = open(i->pid_file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd == -1)
 		return 0;
+	struct flock lock = whole;
 	int pid = 0;
-	if (flock(fd, LOCK_SH | LOCK_NB) == -1 && errno == EWOULDBLOCK)
+	if (fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK)
 		pid = read_pid(fd);
 	close(fd);
 	return pid;
@@ -149,7 +152,7 @@ int instance_each(int (*each)(const struct instance *, int pid, void *arg), void
 		if (!slice_ends(file, SLICE(".pid")) || file.n - 4 >= sizeof(i.name))
 			continue;
 		snprintf(i.name, sizeof(i.name), "%.*s", (int)(file.n - 4), e->d_name);
-		int pid = set_paths(&i) < 0 ? 0 : holder(i.pid_file);
+		int pid = set_paths(&i) < 0 ? 0 : instance_pid(&i);
 		if (pid > 0)
 			r = each(&i, pid, arg);
 	}

@@ -19,12 +19,14 @@ struct instance {
 void instance_default_host(struct addr *);
 /* Fills the names for a listen address and makes the directory. 0, or -errno with a sentence. */
 int instance_init(struct instance *, const struct addr *listen, char *err, size_t errlen);
-/* Locks the pid file (flock(2): a dead process holds none) and writes our pid into it. 0, or
- * -EADDRINUSE naming the pid that runs, or -errno; with a sentence. */
+/* Locks the pid file (fcntl(2), F_OFD_SETLK: a dead process holds none) and writes our pid into it.
+ * 0, or -EADDRINUSE naming the pid that runs, or -errno; with a sentence. */
 int instance_lock(struct instance *, const struct addr *listen, char *err, size_t errlen);
 /* Removes the socket, gives up the lock. The pid file stays: removing it would race with the next
  * one that locks it. */
 void instance_unlock(struct instance *);
+/* The pid that holds the lock, 0 if nobody does. */
+int instance_pid(const struct instance *);
 /* Calls each for every instance whose lock is held, until it returns non-zero: that, or 0. */
 int instance_each(int (*each)(const struct instance *, int pid, void *arg), void *arg);
 

@@ -1,6 +1,5 @@
 /* tsctl stop and tsctl status: asks running instances over their control sockets. */
 #include <errno.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include "cmd/tsctl/control.h"
@@ -168,12 +167,18 @@ static int name_of(const char *who, const char *listen, struct instance *i)
 {
 	char err[512];
 	struct addr a;
-	if (addr_parse(&a, slice_str(listen), 0, err, sizeof(err)) == 0) {
+	if (addr_parse_stream(&a, slice_str(listen), 0, err, sizeof(err)) == 0) {
 		instance_default_host(&a);
 		if (instance_init(i, &a, err, sizeof(err)) == 0)
 			return 0;
 	}
 	fprintf(stderr, "%s: %s\n", who, err);
+	return 2;
+}
+
+static int unexpected(const char *who, const char *argument)
+{
+	fprintf(stderr, "%s: unexpected argument: %s\nSee '%s --help'.\n", who, argument, who);
 	return 2;
 }
 
@@ -197,6 +202,8 @@ int cmd_status(int argc, char **argv)
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
 		return first == 0 ? 0 : 2;
+	if (first < argc)
+		return unexpected("tsctl status", argv[first]);
 	struct instance i;
 	struct listing l = { .json = json, .first = true };
 	if (listen) {
@@ -235,7 +242,7 @@ static bool stop_one(const struct instance *i, int pid)
 		return false;
 	}
 	for (int waited = 0; waited < STOP_MS; waited += 20) {
-		if (kill(pid, 0) == -1)
+		if (instance_pid(i) != pid)
 			return true;
 		usleep(20 * 1000);
 	}
@@ -276,6 +283,8 @@ int cmd_stop(int argc, char **argv)
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
 		return first == 0 ? 0 : 2;
+	if (first < argc)
+		return unexpected("tsctl stop", argv[first]);
 	struct instance i;
 	struct stopping s = { .all = all };
 	if (listen) {

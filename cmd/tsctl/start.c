@@ -123,7 +123,7 @@ static void grace_over(struct timer *t)
 static void drain(void *arg)
 {
 	struct start *st = arg;
-	if (st->draining || !st->listener) {
+	if (st->draining || st->probe) { /* asked twice, or nobody is served yet */
 		reactor_stop(st->rx, 0);
 		return;
 	}
@@ -216,6 +216,7 @@ static void ready(struct start *st)
 {
 	stream_close(st->probe, 0);
 	st->probe = NULL;
+	task_cancel(&st->probe_task);
 	log_set_level(st->flags.log_level);
 	if (st->ready_fd != -1 && let_go_of_parent(st) < 0) {
 		reactor_stop(st->rx, 1);
@@ -371,8 +372,8 @@ static int check(struct start *st, char *err, size_t errlen)
 		return -EINVAL;
 	}
 	uint16_t port = f->cert ? 443 : 80;
-	if (addr_parse(&st->server, slice_str(f->server), port, err, errlen) < 0 ||
-	    addr_parse(&st->listen, slice_str(f->listen), 0, err, errlen) < 0)
+	if (addr_parse_stream(&st->server, slice_str(f->server), port, err, errlen) < 0 ||
+	    addr_parse_stream(&st->listen, slice_str(f->listen), 0, err, errlen) < 0)
 		return -EINVAL;
 	instance_default_host(&st->listen);
 	if (!addr_is_loopback(&st->listen) && !f->insecure) {
@@ -385,7 +386,7 @@ static int check(struct start *st, char *err, size_t errlen)
 	}
 	if (!f->remote_docker) {
 		buf_puts(&st->open_json, "{\"kind\":\"docker\"}");
-	} else if (addr_parse(&docker, slice_str(f->remote_docker), 2375, err, errlen) < 0) {
+	} else if (addr_parse_stream(&docker, slice_str(f->remote_docker), 2375, err, errlen) < 0) {
 		return -EINVAL;
 	} else {
 		struct json_writer w;

@@ -51,7 +51,9 @@ static bool is_local_name(struct slice host)
 	if (host.n >= sizeof(a.host))
 		return false;
 	memcpy(a.host, host.p, host.n);
-	return addr_is_loopback(&a) || slice_ends(host, SLICE(".localhost"));
+	struct slice under = SLICE(".localhost");
+	return addr_is_loopback(&a) ||
+	       (host.n > under.n && slice_eqi(slice_after(host, host.n - under.n), under));
 }
 
 static bool is_listed(const struct opt_list *hosts, struct slice host)

@@ -213,7 +213,7 @@ static int read_reply(struct carrier *c)
 	}
 	if (got == 0)
 		fail_eof(c);
-	else if (got < 0)
+	else if (got < 0 && !(got == -ECONNRESET && try_tls(c)))
 		fail_io(c, (int)got);
 	if (got <= 0)
 		return -EAGAIN;
@@ -227,16 +227,13 @@ static int ask(struct carrier *c)
 	ssize_t n = stream_write(c->inner, d.p, d.n);
 	if (n == -EAGAIN)
 		return -EAGAIN;
-	if (n == -EPIPE || n == -ECONNRESET) {
-		c->state = CARRIER_REPLY; /* the far side's last words may say why */
-		return 0;
-	}
-	if (n < 0) {
+	bool cut = n == -EPIPE || n == -ECONNRESET; /* the far side's last words may say why */
+	if (n < 0 && !cut) {
 		fail_io(c, (int)n);
 		return -EAGAIN;
 	}
-	buf_drop(&c->out, (size_t)n);
-	if (c->out.len == 0) {
+	buf_drop(&c->out, cut ? 0 : (size_t)n);
+	if (cut || c->out.len == 0) {
 		c->state = CARRIER_REPLY;
 		timer_set(c->s.rx, &c->timer, or_default(c->cfg->handshake_ms, HANDSHAKE_MS));
 	}

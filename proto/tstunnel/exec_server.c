@@ -90,8 +90,8 @@ static void exec_free(struct exec *e)
 	in_close(e);
 	out_close(e, 0);
 	out_close(e, 1);
-	if (e->child)
-		e->policy->children--;
+	struct exec_policy *policy = e->policy;
+	bool spawned = e->child != NULL;
 	child_free(e->child);
 	buf_end(&e->held_in);
 	buf_end(&e->held_out);
@@ -100,6 +100,11 @@ static void exec_free(struct exec *e)
 	free(e->dir);
 	free(e->who);
 	free(e);
+	if (!spawned)
+		return;
+	policy->children--;
+	if (policy->left)
+		policy->left(policy->arg);
 }
 
 /* All was said: the process is gone and its output passed on. */

@@ -14,8 +14,10 @@
 /* Shared by all sessions of a guest, which it must outlive. */
 struct exec_policy {
 	bool allowed;
-	unsigned max_children; /* at once */
-	unsigned children;     /* running now; kept by the sessions */
+	unsigned max_children;   /* at once */
+	unsigned children;       /* running now; kept by the sessions */
+	void (*left)(void *arg); /* one less is running: take note, free nothing. May be NULL */
+	void *arg;
 };
 
 /* Serves a stream of kind "exec" that the peer opened; open_json (its OPEN) is needed during the

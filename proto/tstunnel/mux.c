@@ -162,7 +162,7 @@ static int frame_stream(struct mux *m, const struct frame *f, struct mux_stream 
 
 static int on_open(struct mux *m, const struct frame *f, struct slice payload)
 {
-	if (is_ours(m, f->stream) || f->stream <= m->last_peer_id)
+	if (is_ours(m, f->stream) || f->stream <= m->last_peer_id || f->stream > INT32_MAX)
 		return fault(m, "OPEN with a used or wrong stream number");
 	m->last_peer_id = f->stream;
 	struct mux_stream *s = mux_stream_new(m, f->stream, true);

@@ -265,7 +265,7 @@ void tunnel_advice(int code, const char *why, const char *flag_prefix,
 	if (!strstr(why, where))
 		buf_printf(&text, " (server %s)", where);
 	for (size_t i = 0; i < ARRAY_LEN(advice); i++) {
-		if (advice[i].code != -code)
+		if (advice[i].code != -code || (code == -ERR_DENIED && !opt->cert_file))
 			continue;
 		buf_puts(&text, "; ");
 		for (const char *p = advice[i].text; *p; p++) {

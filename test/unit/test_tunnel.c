@@ -513,7 +513,7 @@ static void bulk_has_a_carrier_of_its_own(void **state)
 static void advice_names_the_flags(void **state)
 {
 	(void)state;
-	struct tunnel_options o = { .server = address() };
+	struct tunnel_options o = { .server = address(), .cert_file = "client.crt" };
 	static const struct {
 		int code;
 		const char *prefix, *words;
@@ -535,6 +535,9 @@ static void advice_names_the_flags(void **state)
 			fail_msg("%s", out);
 		assert_null(strchr(out, '%'));
 	}
+	o.cert_file = NULL; /* then it was not for the name in it */
+	tunnel_advice(-ERR_DENIED, "it failed", "ts-", &o, out, sizeof(out));
+	assert_null(strstr(out, "--allowed-cns"));
 	char why[64];
 	snprintf(why, sizeof(why), "dial tcp %s: oh", addr_text(&o.server));
 	tunnel_advice(-EIO, why, "ts-", &o, out, sizeof(out));
