@@ -25,14 +25,14 @@ def test_guest_killed_in_the_middle(lab):
     t = lab.start_tsctl(g)
     docker = Docker(lab, host=t.url)
     name = lab.name()
-    docker("run", "-d", "-i", "--name", name, "bb", "sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done")
+    docker("run", "-d", "-i", "--name", name, "bb", "sh", "-c", "trap 'echo term' TERM; echo up; while :; do sleep 0.1; done")
     streams = [docker.popen("events"), docker.popen("logs", "-f", name),
                docker.popen("attach", "--sig-proxy=false", name, stdin=subprocess.PIPE)]
     assert streams[1].stdout.readline() == b"up\n"
     owed = []
     stopper = threading.Thread(target=lambda: owed.append(_reply(t.port, "POST", f"/containers/{name}/stop?t=60")))
     stopper.start()
-    time.sleep(0.5)  # the stop is now waiting at the engine
+    assert streams[1].stdout.readline() == b"term\n", "the stop waits at the engine"
 
     g.kill()
     start = time.monotonic()

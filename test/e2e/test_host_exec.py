@@ -4,7 +4,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 from lab import FULL, SAN, Pty, run, wait_for
@@ -203,9 +202,9 @@ def test_terminal(lab):
             p.send("stty size; echo do''ne\n")
             return b"12 34" in p.expect("done\r\n")
         wait_for(resized, 10, "new size")
-        p.send("sleep 1000\n")
-        wait_for(lambda: b"sleep 1000" in p.text or p._pull(), 5)
-        time.sleep(0.2)
+        word = "1000.%d" % os.getpid()
+        p.send(f"sleep {word}\n")
+        wait_for(lambda: _running("sleep\0" + word), 5, "remote sleep")
         p.send(b"\x03")
         p.send("echo still he''re; exit 9\n")
         p.expect("still here")
