@@ -51,7 +51,8 @@ struct model {
 	struct run run[RUNS];
 	unsigned nruns;
 	bool out_opened, out_fin, out_reset, closed, unreadable;
-	int code; /* once failed */
+	bool fin_fed; /* what is fed after it is a fault, and nobody's data */
+	int code;     /* once failed */
 };
 
 static struct reactor *rx;
@@ -247,8 +248,10 @@ static void feed_data(uint32_t id, uint8_t channel, size_t n)
 		return;
 	for (size_t i = 0; i < n; i++)
 		payload[i] = pattern(id, m->fed + i);
-	m->fed += n;
-	m->run[m->nruns++] = (struct run){ m->fed, channel };
+	if (!m->fin_fed) {
+		m->fed += n;
+		m->run[m->nruns++] = (struct run){ m->fed, channel };
+	}
 	feed_frame(
 	    (struct frame){
 		.length = (uint32_t)n, .stream = id, .type = FRAME_DATA, .channel = channel },
@@ -270,6 +273,8 @@ static void feed_any(void)
 	if (f.type == FRAME_DATA || f.type == FRAME_WINDOW)
 		wild = true; /* the model knows only those of its own */
 	f.length = (uint32_t)MIN(n, sizeof(text));
+	if (f.type == FRAME_FIN)
+		model[f.stream].fin_fed = true;
 	feed_frame(f, text);
 }
 
@@ -631,7 +636,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		model[id].nruns = 0;
 		model[id].code = 0;
 		model[id].out_opened = model[id].out_fin = model[id].out_reset = false;
-		model[id].closed = model[id].unreadable = false;
+		model[id].closed = model[id].unreadable = model[id].fin_fed = false;
 	}
 	unsigned how = byte();
 	bool client = how & 1;

@@ -211,12 +211,28 @@ static int let_go_of_parent(struct start *st)
 	return n == 1 ? 0 : -1;
 }
 
+/* Only now, so that whoever can connect is served. */
+static int listen_here(struct start *st)
+{
+	char text[512];
+	int e;
+	st->listener = listener_new(st->rx, &st->listen, on_accept, st, &e);
+	if (st->listener)
+		return 0;
+	snprintf(text, sizeof(text), "cannot listen on %s: %s%s", addr_text(&st->listen),
+		 err_text(e), e == -EADDRINUSE ? "; --listen chooses another address" : "");
+	reactor_stop(st->rx, fail(text));
+	return e;
+}
+
 /* Everything is in place: say so and serve. */
 static void ready(struct start *st)
 {
 	stream_close(st->probe, 0);
 	st->probe = NULL;
 	task_cancel(&st->probe_task);
+	if (listen_here(st) < 0)
+		return;
 	log_set_level(st->flags.log_level);
 	if (st->ready_fd != -1 && let_go_of_parent(st) < 0) {
 		reactor_stop(st->rx, 1);
@@ -265,19 +281,12 @@ static void probe(struct start *st)
 
 static int open_all(struct start *st, char *err, size_t errlen)
 {
-	int e;
 	st->tunnel = tunnel_new(st->rx, &st->tunnel_options, err, errlen);
 	if (!st->tunnel)
 		return -EINVAL;
 	if (instance_init(&st->instance, &st->listen, err, errlen) < 0 ||
 	    instance_lock(&st->instance, &st->listen, err, errlen) < 0)
 		return -EINVAL;
-	st->listener = listener_new(st->rx, &st->listen, on_accept, st, &e);
-	if (!st->listener) {
-		snprintf(err, errlen, "cannot listen on %s: %s%s", addr_text(&st->listen),
-			 err_text(e), e == -EADDRINUSE ? "; --listen chooses another address" : "");
-		return e;
-	}
 	st->control.status = status_json;
 	st->control.stop = drain;
 	st->control.arg = st;
