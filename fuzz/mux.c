@@ -125,10 +125,13 @@ static ssize_t wire_read(struct stream *s, const struct iovec *iov, int n)
 /* One frame that the mux wrote. */
 static void check_out(const struct frame *f, const char *payload)
 {
-	struct model *m = &model[f->stream];
-	BUG_ON(f->stream >= IDS);
 	BUG_ON((f->type == FRAME_SETTINGS) == settings_seen);
 	settings_seen = true;
+	if (f->stream >= IDS) { /* raw bytes opened it, and on_opened refused */
+		BUG_ON(!wild || f->type != FRAME_RESET);
+		return;
+	}
+	struct model *m = &model[f->stream];
 	if (f->stream == 0)
 		return;
 	/* A RESET may overtake bulk data, which the peer then drops. */
