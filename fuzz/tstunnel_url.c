@@ -20,7 +20,8 @@ static void check_rules(const struct tsurl *u)
 	if (u->has_target && u->target.kind == ADDR_UNIX)
 		BUG_ON(u->target.path[0] != '/');
 	else if (u->has_target)
-		BUG_ON(!u->target.host[0] || u->target.port == 0);
+		BUG_ON(!u->target.host[0] || u->target.port == 0 ||
+		       u->target_last < u->target.port);
 	else
 		BUG_ON(u->path[0] != '/' || strstr(u->path, "/../") || strstr(u->path, "//") ||
 		       u->path[strlen(u->path) - 1] == '/');
@@ -49,6 +50,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	BUG_ON(tsurl_parse(&again, buf_data(&first), err, sizeof(err)) != 0);
 	BUG_ON(!same_addr(&u.server, &again.server) || !same_addr(&u.target, &again.target));
+	BUG_ON(u.target_last != again.target_last);
 	BUG_ON(u.has_target != again.has_target || u.insecure != again.insecure);
 	BUG_ON(!same_str(u.path, again.path) || !same_str(u.cert, again.cert));
 	BUG_ON(!same_str(u.key, again.key) || !same_str(u.ca, again.ca));

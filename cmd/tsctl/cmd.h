@@ -8,6 +8,7 @@ int cmd_start(int argc, char **argv);
 int cmd_stop(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_host_exec(int argc, char **argv);
+int cmd_forward(int argc, char **argv);
 int cmd_certs(int argc, char **argv);
 
 #endif

@@ -17,6 +17,7 @@ static const struct command {
 	{ "stop", "end a running tsctl start", cmd_stop },
 	{ "status", "say what runs, and how its tunnel is", cmd_status },
 	{ "host-exec", "run a command on the remote host", cmd_host_exec },
+	{ "forward", "make a port or socket of the remote network answer here", cmd_forward },
 	{ "certs", "make a CA, a server and a client certificate", cmd_certs },
 	{ "version", "print the version", cmd_version },
 	{ "help", "explain a command", cmd_help },

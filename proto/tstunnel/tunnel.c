@@ -25,9 +25,13 @@ struct tunnel {
 	struct link *current[TUNNEL_CLASSES];
 	bool dialled[TUNNEL_CLASSES]; /* at some time */
 	struct timer redial;
+	struct task drained_task;
+	void (*drained)(void *arg);
+	void *drained_arg;
 	uint64_t backoff_ms;
 	uint64_t redials, streams_total, bytes_in, bytes_out; /* of links that are gone */
 	char last_error[512];
+	int last_code;
 };
 
 static struct tls_config *load_tls(const struct tunnel_options *o, char *err, size_t errlen)
@@ -100,6 +104,7 @@ static void link_ended(void *arg, int code, const char *why)
 			log_warn("tunnel down server=%s reason=%s", addr_text(&t->opt.server),
 				 log_quote(slice_str(why)));
 		snprintf(t->last_error, sizeof(t->last_error), "%s", why);
+		t->last_code = code;
 	}
 	forget(l);
 	mux_free(mux, code, why);
@@ -108,6 +113,8 @@ static void link_ended(void *arg, int code, const char *why)
 	if (t->opt.keep_up && current && !timer_is_set(&t->redial) &&
 	    !t->current[TUNNEL_INTERACTIVE])
 		redial_later(t);
+	if (t->drained && list_empty(&t->links))
+		task_wake(t->rx, &t->drained_task);
 }
 
 static struct link *link_new(struct tunnel *t, enum tunnel_class class)
@@ -145,6 +152,12 @@ static void on_redial(struct timer *timer)
 	link_for(t, TUNNEL_INTERACTIVE);
 }
 
+static void drained_run(struct task *task)
+{
+	struct tunnel *t = container_of(task, struct tunnel, drained_task);
+	t->drained(t->drained_arg);
+}
+
 struct tunnel *tunnel_new(struct reactor *rx, const struct tunnel_options *opt, char *err,
 			  size_t errlen)
 {
@@ -157,6 +170,7 @@ struct tunnel *tunnel_new(struct reactor *rx, const struct tunnel_options *opt, 
 					      .handshake_ms = opt->handshake_ms };
 	list_init(&t->links);
 	timer_init(&t->redial, on_redial);
+	task_init(&t->drained_task, drained_run);
 	if (load(t, err, errlen) < 0) {
 		tunnel_free(t);
 		return NULL;
@@ -171,6 +185,7 @@ void tunnel_free(struct tunnel *t)
 	if (!t)
 		return;
 	timer_clear(t->rx, &t->redial);
+	task_cancel(&t->drained_task);
 	struct list *i;
 	while ((i = list_pop(&t->links))) {
 		struct link *l = container_of(i, struct link, list);
@@ -184,6 +199,27 @@ void tunnel_free(struct tunnel *t)
 	tls_config_unref(t->carrier.tls);
 	tls_config_unref(t->carrier.tls_fallback);
 	free(t);
+}
+
+void tunnel_drain(struct tunnel *t, void (*drained)(void *arg), void *arg)
+{
+	t->opt.keep_up = false;
+	t->drained = drained;
+	t->drained_arg = arg;
+	timer_clear(t->rx, &t->redial);
+	for (struct list *i = t->links.next, *next; i != &t->links; i = next) {
+		struct link *l = container_of(i, struct link, list);
+		struct mux *mux = l->mux;
+		next = i->next;
+		if (is_up(l)) {
+			mux_goaway(mux, "the client is done");
+			continue;
+		}
+		forget(l); /* nothing of it can have arrived */
+		mux_free(mux, -ERR_CANCELLED, "the tunnel was closed");
+	}
+	if (list_empty(&t->links))
+		task_wake(t->rx, &t->drained_task);
 }
 
 int tunnel_reload(struct tunnel *t, char *err, size_t errlen)
@@ -215,8 +251,10 @@ void tunnel_status(const struct tunnel *t, struct tunnel_status *out)
 	out->up = is_up(main_link);
 	if (main_link)
 		out->rtt_us = mux_stats(main_link->mux)->rtt_us;
-	if (!out->up)
+	if (!out->up) {
 		snprintf(out->last_error, sizeof(out->last_error), "%s", t->last_error);
+		out->last_code = t->last_code;
+	}
 	snprintf(out->server, sizeof(out->server), "%s", addr_text(&t->opt.server));
 }
 
@@ -255,6 +293,33 @@ static const struct {
 	{ ENETUNREACH, "check the address and the network" },
 };
 
+/* The name of a flag, which text starts with, as a URL's parameter. Returns what follows it. */
+static const char *put_parameter(struct buf *b, const char *text)
+{
+	static const char value[] = " FILE";
+	size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyz");
+	bool insecure = n == strlen("insecure");
+	buf_printf(b, "%.*s=%s", (int)n, text, insecure ? "true" : value + 1);
+	text += n;
+	return strncmp(text, value, strlen(value)) == 0 ? text + strlen(value) : text;
+}
+
+/* The advice with the flags by their names. */
+static void put_advice(struct buf *b, const char *text, const char *flag_prefix)
+{
+	static const char flag[] = "--%s";
+	const char *at;
+	for (; (at = strstr(text, flag)); text = at) {
+		buf_put(b, slice_of(text, (size_t)(at - text)));
+		at += strlen(flag);
+		if (flag_prefix)
+			buf_printf(b, "--%s", flag_prefix);
+		else
+			at = put_parameter(b, at);
+	}
+	buf_puts(b, text);
+}
+
 void tunnel_advice(int code, const char *why, const char *flag_prefix,
 		   const struct tunnel_options *opt, char *out, size_t outlen)
 {
@@ -268,14 +333,7 @@ void tunnel_advice(int code, const char *why, const char *flag_prefix,
 		if (advice[i].code != -code || (code == -ERR_DENIED && !opt->cert_file))
 			continue;
 		buf_puts(&text, "; ");
-		for (const char *p = advice[i].text; *p; p++) {
-			if (p[0] == '%' && p[1] == 's') {
-				buf_puts(&text, flag_prefix);
-				p++;
-			} else {
-				buf_put(&text, slice_of(p, 1));
-			}
-		}
+		put_advice(&text, advice[i].text, flag_prefix);
 	}
 	snprintf(out, outlen, "%.*s", SLICE_FMT(buf_data(&text)));
 	buf_end(&text);

@@ -31,6 +31,10 @@ struct tunnel *tunnel_new(struct reactor *, const struct tunnel_options *opt, ch
 			  size_t errlen);
 /* Every stream fails; carriers are closed. NULL is ignored. */
 void tunnel_free(struct tunnel *);
+/* For an orderly end: what was written still arrives, then the carriers are closed, and drained is
+ * called once, from a task (it may free the tunnel). Streams that are open finish first. No
+ * tunnel_open after this. */
+void tunnel_drain(struct tunnel *, void (*drained)(void *arg), void *arg);
 /* Reads certificate, key and CA again; running carriers keep what they have. 0, or -EINVAL with a
  * sentence in err, and the old ones stay. */
 int tunnel_reload(struct tunnel *, char *err, size_t errlen);
@@ -44,12 +48,14 @@ struct tunnel_status {
 	unsigned carriers;
 	uint64_t streams, streams_total, bytes_in, bytes_out, rtt_us, redials;
 	char last_error[512]; /* of the last dial or loss, "" if none since it is up */
+	int last_code;        /* its code, else 0 */
 	char server[300];
 };
 void tunnel_status(const struct tunnel *, struct tunnel_status *);
 
 /* The sentence for a person when the tunnel could not be used: why, and what to do about code, with
- * the names of the flags given ("ts-" for tsctl start's --ts-ca, "" for host-exec's --ca). */
+ * the names of the flags given ("ts-" for tsctl start's --ts-ca, "" for host-exec's --ca; NULL: the
+ * parameters of a tstunnel:// URL, "ca=FILE"). */
 void tunnel_advice(int code, const char *why, const char *flag_prefix,
 		   const struct tunnel_options *, char *out, size_t outlen);
 

@@ -68,6 +68,20 @@ static int parse_authority(const struct parse *p, const char *whose, struct slic
 	return 0;
 }
 
+bool tsurl_cut_range(struct slice *s, struct slice *to)
+{
+	size_t colon = s->n, dash;
+	while (colon > 0 && s->p[colon - 1] != ':')
+		colon--;
+	for (dash = colon; dash < s->n && s->p[dash] >= '0' && s->p[dash] <= '9';)
+		dash++;
+	if (colon == 0 || dash == colon || dash == s->n || s->p[dash] != '-')
+		return false;
+	*to = slice_after(*s, dash + 1);
+	*s = slice_of(s->p, dash);
+	return true;
+}
+
 static bool has_dotdot(struct slice path)
 {
 	struct slice segment;
@@ -79,18 +93,34 @@ static bool has_dotdot(struct slice path)
 	return false;
 }
 
+/* "HOST:PORT" or "HOST:FROM-TO". */
+static int parse_ports(const struct parse *p, struct slice s)
+{
+	struct addr *to = &p->u->target;
+	struct slice last = { NULL, 0 };
+	bool range = tsurl_cut_range(&s, &last);
+	uint64_t n;
+
+	if (parse_authority(p, "target", s, to) < 0)
+		return -EINVAL;
+	if (to->port == 0)
+		return fail(p, "target port is missing in \"%.*s\"", SLICE_FMT(s));
+	n = to->port;
+	if (range && (slice_u64(last, UINT16_MAX, &n) < 0 || n < to->port))
+		return fail(p, "target port range \"%u-%.*s\" must end in %u..65535", to->port,
+			    SLICE_FMT(last), to->port);
+	p->u->target_last = (uint16_t)n;
+	return 0;
+}
+
 static int parse_target(const struct parse *p, enum addr_kind kind, struct slice s)
 {
 	struct addr *to = &p->u->target;
 
 	to->kind = kind;
 	p->u->has_target = true;
-	if (kind != ADDR_UNIX) {
-		int r = parse_authority(p, "target", s, to);
-		if (r == 0 && to->port == 0)
-			return fail(p, "target port is missing in \"%.*s\"", SLICE_FMT(s));
-		return r;
-	}
+	if (kind != ADDR_UNIX)
+		return parse_ports(p, s);
 	if (s.n == 0 || s.p[0] != '/')
 		return fail(p, "target socket \"%.*s\" is relative: want /unix:/PATH",
 			    SLICE_FMT(s));
@@ -288,7 +318,10 @@ static int put_where(struct buf *b, const struct tsurl *u)
 		return r;
 	if (u->target.kind == ADDR_UNIX)
 		return put_escaped(b, slice_str(u->target.path), keep);
-	return put_addr(b, &u->target);
+	r = put_addr(b, &u->target);
+	if (r == 0 && u->target_last > u->target.port)
+		r = buf_printf(b, "-%u", u->target_last);
+	return r;
 }
 
 int tsurl_put(struct buf *b, const struct tsurl *u)

@@ -1,7 +1,7 @@
 /*
  * tstunnel:// URLs: where a guest is, how to be known to it, and what is wanted of it.
  *
- *	tstunnel://HOST[:PORT]/tcp:HOST:PORT?...     a port of the guest's network
+ *	tstunnel://HOST[:PORT]/tcp:HOST:PORT?...     a port of the guest's network; FROM-TO: several
  *	tstunnel://HOST[:PORT]/udp:HOST:PORT?...
  *	tstunnel://HOST[:PORT]/unix:/PATH?...        a socket on the guest
  *	tstunnel://HOST[:PORT]/REMOTE/PATH?...       a directory on the guest
@@ -23,6 +23,7 @@ struct tsurl {
 	struct addr server; /* ADDR_TCP */
 	bool has_target;
 	struct addr target;    /* if has_target */
+	uint16_t target_last;  /* last port of a range; target.port without one; 0 for a socket */
 	char *path;            /* else: absolute, without "." and "..", no slash at its end */
 	char *cert, *key, *ca; /* file names, NULL when not given */
 	bool insecure;
@@ -36,5 +37,7 @@ void tsurl_end(struct tsurl *u);
 /* Appends the URL, port always written: 0 or -ENOBUFS (part of it may be in b). tsurl_parse of it
  * gives u again. */
 int tsurl_put(struct buf *b, const struct tsurl *u);
+/* Cuts "-TO" off "HOST:FROM-TO": true, and *to is what stood behind the dash. */
+bool tsurl_cut_range(struct slice *s, struct slice *to);
 
 #endif

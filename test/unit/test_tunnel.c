@@ -510,6 +510,52 @@ static void bulk_has_a_carrier_of_its_own(void **state)
 	stream_close(c, -ECONNRESET);
 }
 
+static void on_drained(void *arg)
+{
+	tunnel_free(*(struct tunnel **)arg);
+	*(struct tunnel **)arg = NULL;
+}
+
+static void drain_brings_the_last_words(void **state)
+{
+	(void)state;
+	static char block[16384];
+	struct tunnel *t = client((struct tunnel_options){ .keep_up = true });
+	struct stream *s = tunnel_open(t, SLICE("{}"), TUNNEL_INTERACTIVE);
+	struct stream *open = tunnel_open(t, SLICE("{}"), TUNNEL_INTERACTIVE);
+	says_hello(s);
+	says_hello(open);
+	size_t put = 0, got = 0;
+	ssize_t n;
+	while ((n = stream_write(s, block, sizeof(block))) > 0)
+		put += (size_t)n;
+	assert_int_equal(-EAGAIN, n);
+	assert_true(put >= 64 * 1024);
+	stream_close(s, 0);
+	tunnel_drain(t, on_drained, &t);
+	struct stream *far = guest.conn[0]->opened[0];
+	do {
+		UNTIL((n = stream_read(far, block, sizeof(block))) != -EAGAIN);
+		assert_true(n >= 0);
+		got += (size_t)n;
+	} while (n > 0);
+	assert_int_equal(put, got);
+	assert_non_null(t); /* one is open still */
+	stream_close(guest.conn[0]->opened[1], 0);
+	stream_close(far, 0);
+	guest.conn[0]->nopened = 0;
+	stream_close(open, 0);
+	UNTIL(!t);
+	assert_int_equal(0, guest.conn[0]->ended_code);
+
+	guest.reply = NULL; /* a carrier that does not come up is not waited for */
+	t = client((struct tunnel_options){ .keep_up = true });
+	turn();
+	tunnel_drain(t, on_drained, &t);
+	assert_non_null(t);
+	UNTIL(!t);
+}
+
 static void advice_names_the_flags(void **state)
 {
 	(void)state;
@@ -523,6 +569,11 @@ static void advice_names_the_flags(void **state)
 		{ -ERR_TLS_CERT_REQUIRED, "ts-", "with --ts-cert FILE and --ts-key FILE" },
 		{ -ERR_NOT_TLS, "ts-", "--ts-cert, --ts-key and --ts-ca" },
 		{ -ERR_IS_TLS, "", "give --ca FILE (and --cert, --key), or" },
+		{ -ERR_TLS_UNKNOWN_CA, NULL, "with ca=FILE, or, for development only, skip the" },
+		{ -ERR_TLS_UNKNOWN_CA, NULL, "check with insecure=true" },
+		{ -ERR_TLS_CERT_REQUIRED, NULL, "with cert=FILE and key=FILE" },
+		{ -ERR_IS_TLS, NULL, "give ca=FILE (and cert=FILE, key=FILE), or" },
+		{ -ERR_TLS_CERT_DENIED, NULL, "the server's --ca-certs must" },
 		{ -ERR_DENIED, "ts-", "--allowed-cns" },
 		{ -ECONNREFUSED, "ts-", "is guest running there" },
 		{ -ERR_DNS_NOT_FOUND, "ts-", "check the name" },
@@ -559,6 +610,7 @@ int main(void)
 		T(a_lost_carrier_is_redialled),
 		T(goaway_moves_new_streams_to_a_new_carrier),
 		T(bulk_has_a_carrier_of_its_own),
+		T(drain_brings_the_last_words),
 		T(advice_names_the_flags),
 	};
 	return cmocka_run_group_tests(tests, make_certs, remove_certs);

@@ -1,0 +1,532 @@
+/* forward.c between sockets of this process and a small guest in it: what is asked of the guest,
+ * refusals, half close, a lost carrier, draining. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "proto/tstunnel/forward.h"
+#include "reactor/buf.h"
+#include "reactor/err.h"
+#include "reactor/listen.h"
+#include "reactor/log.h"
+
+#define HOST "127.0.0.1"
+
+static struct reactor *rx;
+static bool flag;
+
+static void turn_over(struct task *t)
+{
+	(void)t;
+	flag = true;
+}
+
+static void turn(void)
+{
+	struct task t;
+	task_init(&t, turn_over);
+	task_defer(rx, &t);
+	flag = false;
+	reactor_run_until(rx, &flag);
+}
+
+#define UNTIL(cond)                                                                                \
+	do {                                                                                       \
+		uint64_t limit_ = reactor_now(rx) + 10000;                                         \
+		while (!(cond)) {                                                                  \
+			turn();                                                                    \
+			assert_true(reactor_now(rx) < limit_);                                     \
+		}                                                                                  \
+	} while (0)
+
+/* --- the guest: the test is its targets --- */
+
+enum { CARRIERS = 8, STREAMS = 64 };
+
+struct carrier {
+	struct task task;
+	struct stream *s; /* until the upgrade */
+	struct mux *mux;
+	size_t n;
+	char head[2048];
+};
+
+static struct {
+	struct listener *listener;
+	uint16_t port;
+	struct carrier *carrier[CARRIERS];
+	unsigned ncarriers;
+	struct stream *opened[STREAMS];
+	char json[STREAMS][256];
+	unsigned nopened;
+} guest;
+
+static void on_opened(void *arg, struct stream *s, struct slice json)
+{
+	(void)arg;
+	assert_true(guest.nopened < STREAMS);
+	snprintf(guest.json[guest.nopened], sizeof(guest.json[0]), "%.*s", SLICE_FMT(json));
+	guest.opened[guest.nopened++] = s;
+}
+
+static void on_ended(void *arg, int code, const char *why)
+{
+	struct carrier *c = arg;
+	mux_free(c->mux, code, why);
+	c->mux = NULL;
+}
+
+static void carrier_run(struct task *t)
+{
+	static const char upgraded[] = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
+				       "Upgrade: tstunnel/1\r\n\r\n";
+	struct carrier *c = container_of(t, struct carrier, task);
+	ssize_t n = stream_read(c->s, c->head + c->n, sizeof(c->head) - 1 - c->n);
+	if (n == -EAGAIN)
+		return;
+	assert_true(n > 0);
+	c->n += (size_t)n;
+	if (!strstr(c->head, "\r\n\r\n"))
+		return;
+	assert_int_equal(strlen(upgraded), stream_write(c->s, upgraded, strlen(upgraded)));
+	struct stream *s = c->s;
+	c->s = NULL;
+	task_cancel(&c->task);
+	c->mux = mux_new(rx, s, SLICE(""),
+			 &(struct mux_options){ .opened = on_opened, .ended = on_ended, .arg = c });
+}
+
+static void on_carrier(void *arg, int fd, const struct sockaddr *peer)
+{
+	(void)arg, (void)peer;
+	assert_true(guest.ncarriers < CARRIERS);
+	struct carrier *c = guest.carrier[guest.ncarriers++] = xcalloc(1, sizeof(*c));
+	c->s = fd_stream_new(rx, fd);
+	task_init(&c->task, carrier_run);
+	stream_bind(c->s, &c->task);
+}
+
+static void guest_listen(void)
+{
+	int err = 0;
+	struct addr a = { .kind = ADDR_TCP, .host = HOST, .port = guest.port };
+	guest.listener = listener_new(rx, &a, on_carrier, NULL, &err);
+	assert_non_null(guest.listener);
+	guest.port = listener_port(guest.listener);
+}
+
+/* --- the side that is tested --- */
+
+static struct tunnel *tunnel;
+
+static int setup(void **state)
+{
+	char err[256] = "";
+	(void)state;
+	log_level = LOG_ERROR;
+	rx = reactor_new();
+	memset(&guest, 0, sizeof(guest));
+	guest_listen();
+	struct tunnel_options o = {
+		.server = { .kind = ADDR_TCP, .host = HOST, .port = guest.port }, .keep_up = true
+	};
+	tunnel = tunnel_new(rx, &o, err, sizeof(err));
+	assert_non_null(tunnel);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	tunnel_free(tunnel);
+	listener_close(guest.listener);
+	for (unsigned i = 0; i < guest.nopened; i++)
+		stream_close(guest.opened[i], 0);
+	for (unsigned i = 0; i < guest.ncarriers; i++) {
+		struct carrier *c = guest.carrier[i];
+		task_cancel(&c->task);
+		stream_close(c->s, -ECONNRESET);
+		mux_free(c->mux, -ECONNRESET, NULL);
+		free(c);
+	}
+	UNTIL(reactor_stats(rx)->handles == 0 && reactor_stats(rx)->timers == 0);
+	reactor_free(rx);
+	block_trim();
+	return 0;
+}
+
+static struct forward *forward_of(const char *src, const char *target)
+{
+	char err[512] = "";
+	struct forward_spec sp;
+	char *dst = xasprintf("tstunnel://" HOST ":%u/%s", guest.port, target);
+	if (forward_parse(&sp, slice_str(src), slice_str(dst), err, sizeof(err)) < 0)
+		fail_msg("%s", err);
+	struct forward *f = forward_new(rx, tunnel, &sp, err, sizeof(err));
+	assert_string_equal("", err);
+	assert_non_null(f);
+	forward_spec_end(&sp);
+	free(dst);
+	return f;
+}
+
+/* Where the i-th port listens, from the line that people read. */
+static struct addr where(struct forward *f, unsigned i)
+{
+	struct addr a;
+	struct buf b;
+	char err[256];
+	struct slice from, rest;
+	buf_init(&b, 1024);
+	assert_int_equal(0, forward_put(f, i, &b));
+	slice_cut(buf_data(&b), ' ', &from, &rest);
+	assert_true(slice_starts(rest, SLICE("-> tstunnel://" HOST ":")));
+	assert_int_equal(0, addr_parse(&a, from, 0, err, sizeof(err)));
+	buf_end(&b);
+	return a;
+}
+
+static int client(struct addr a)
+{
+	struct sockaddr_storage ss;
+	socklen_t len;
+	assert_int_equal(0, addr_literal(&a, &ss, &len));
+	int fd = socket(ss.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_true(fd >= 0);
+	assert_int_equal(0, connect(fd, (struct sockaddr *)&ss, len));
+	return fd;
+}
+
+/* The newest stream that the guest was asked for. */
+static struct stream *next_stream(unsigned n)
+{
+	UNTIL(guest.nopened == n);
+	return guest.opened[n - 1];
+}
+
+static void client_gets(int fd, const char *want)
+{
+	char got[64];
+	ssize_t n;
+	UNTIL((n = recv(fd, got, sizeof(got), MSG_DONTWAIT)) != -1 || errno != EAGAIN);
+	assert_int_equal(strlen(want), n);
+	assert_memory_equal(want, got, strlen(want));
+}
+
+static void client_is_reset(int fd)
+{
+	char byte;
+	ssize_t n;
+	UNTIL((n = recv(fd, &byte, 1, MSG_DONTWAIT)) != -1 || errno != EAGAIN);
+	assert_int_equal(-1, n);
+	assert_int_equal(ECONNRESET, errno);
+	close(fd);
+}
+
+static void stream_gets(struct stream *s, const char *want)
+{
+	char got[64];
+	ssize_t n;
+	UNTIL((n = stream_read(s, got, sizeof(got))) != -EAGAIN);
+	assert_int_equal(strlen(want), n);
+	assert_memory_equal(want, got, strlen(want));
+}
+
+/* --- tests --- */
+
+static void early_data_and_half_close(void **state)
+{
+	(void)state;
+	struct forward *f = forward_of("tcp:" HOST ":0", "tcp:target:80");
+	int fd = client(where(f, 0));
+	assert_int_equal(5, send(fd, "early", 5, 0));
+	struct stream *s = next_stream(1);
+	assert_string_equal("{\"kind\":\"tcp\",\"address\":\"target:80\"}", guest.json[0]);
+	assert_int_equal(1, forward_connections(f));
+	stream_gets(s, "early"); /* before the target answered */
+	mux_accept(s, SLICE(""));
+	assert_int_equal(0, shutdown(fd, SHUT_WR));
+	stream_gets(s, "");
+	assert_int_equal(4, stream_write(s, "last", 4));
+	assert_int_equal(0, stream_shut(s));
+	client_gets(fd, "last");
+	client_gets(fd, "");
+	UNTIL(forward_connections(f) == 0);
+	close(fd);
+
+	/* The other direction first. */
+	fd = client(where(f, 0));
+	s = next_stream(2);
+	mux_accept(s, SLICE(""));
+	assert_int_equal(0, stream_shut(s));
+	client_gets(fd, "");
+	assert_int_equal(5, send(fd, "after", 5, 0));
+	stream_gets(s, "after");
+	close(fd);
+	stream_gets(s, "");
+	UNTIL(forward_connections(f) == 0);
+	forward_free(f);
+}
+
+static void a_refused_target_is_a_reset(void **state)
+{
+	(void)state;
+	struct forward *f = forward_of("tcp:" HOST ":0", "tcp:target:80");
+	int fd = client(where(f, 0)), chatty = client(where(f, 0));
+	assert_int_equal(5, send(chatty, "early", 5, 0));
+	UNTIL(guest.nopened == 2);
+	for (unsigned i = 0; i < 2; i++)
+		mux_refuse(guest.opened[i], -ECONNREFUSED, "connection refused");
+	guest.nopened = 0;
+	client_is_reset(fd);
+	client_is_reset(chatty);
+	assert_int_equal(0, forward_connections(f));
+
+	/* One that breaks off later, too; and what a client resets is reset there. */
+	fd = client(where(f, 0));
+	struct stream *s = next_stream(1);
+	mux_accept(s, SLICE(""));
+	assert_int_equal(2, stream_write(s, "hi", 2));
+	client_gets(fd, "hi");
+	stream_close(s, -ECONNRESET);
+	guest.nopened = 0;
+	client_is_reset(fd);
+	fd = client(where(f, 0));
+	s = next_stream(1);
+	mux_accept(s, SLICE(""));
+	struct linger now = { .l_onoff = 1 };
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	close(fd);
+	char byte;
+	ssize_t r;
+	UNTIL((r = stream_read(s, &byte, 1)) != -EAGAIN);
+	assert_int_equal(-ECONNRESET, r);
+	forward_free(f);
+}
+
+static void ranges_go_port_by_port(void **state)
+{
+	(void)state;
+	int err;
+	struct forward *f = NULL;
+	char src[64], text[512];
+	unsigned from = 0;
+	struct forward_spec sp;
+	for (unsigned tries = 0; !f; tries++) { /* three free ports in a row */
+		assert_true(tries < 100);
+		from = 20000 + arc4random_uniform(10000);
+		snprintf(src, sizeof(src), "tcp:" HOST ":%u-%u", from, from + 2);
+		assert_int_equal(0, forward_parse(&sp, slice_str(src),
+						  SLICE("tstunnel://" HOST "/tcp:t:7000-7002"),
+						  text, sizeof(text)));
+		assert_int_equal(3, sp.count);
+		f = forward_new(rx, tunnel, &sp, text, sizeof(text));
+		forward_spec_end(&sp);
+	}
+	int fd[3];
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(from + i, where(f, i).port);
+		fd[i] = client(where(f, i));
+		next_stream(i + 1);
+		snprintf(text, sizeof(text), "{\"kind\":\"tcp\",\"address\":\"t:%u\"}", 7000 + i);
+		assert_string_equal(text, guest.json[i]);
+	}
+	forward_free(f); /* with connections: they are reset, here and there */
+	for (unsigned i = 0; i < 3; i++)
+		client_is_reset(fd[i]);
+
+	/* One port taken: all or nothing. */
+	struct addr taken = { .kind = ADDR_TCP, .host = HOST, .port = (uint16_t)(from + 1) };
+	struct listener *l = listener_new(rx, &taken, on_carrier, NULL, &err);
+	assert_non_null(l);
+	assert_int_equal(0, forward_parse(&sp, slice_str(src),
+					  SLICE("tstunnel://" HOST "/tcp:t:7000-7002"), text,
+					  sizeof(text)));
+	assert_null(forward_new(rx, tunnel, &sp, text, sizeof(text)));
+	snprintf(src, sizeof(src), "cannot listen on " HOST ":%u: address already in use",
+		 from + 1);
+	assert_string_equal(src, text);
+	forward_spec_end(&sp);
+	listener_close(l);
+}
+
+static void sockets_both_ends(void **state)
+{
+	(void)state;
+	char path[64], src[80];
+	snprintf(path, sizeof(path), "/tmp/test-forward-%d.sock", (int)getpid());
+	snprintf(src, sizeof(src), "unix:%s", path);
+	struct forward *f = forward_of(src, "unix:/run/a%20%22b%22.sock");
+	int fd = client(where(f, 0));
+	struct stream *s = next_stream(1);
+	assert_string_equal("{\"kind\":\"unix\",\"address\":\"unix:///run/a \\\"b\\\".sock\"}",
+			    guest.json[0]);
+	mux_accept(s, SLICE(""));
+	assert_int_equal(5, stream_write(s, "hello", 5));
+	client_gets(fd, "hello");
+	close(fd);
+	stream_gets(s, "");
+	forward_free(f);
+	assert_int_equal(-1, access(path, F_OK));
+}
+
+static void a_lost_carrier_leaves_the_listener(void **state)
+{
+	(void)state;
+	struct forward *f = forward_of("tcp:localhost:0", "tcp:target:80");
+	struct addr a = where(f, 0);
+	snprintf(a.host, sizeof(a.host), HOST); /* localhost is that, at least */
+	int fd = client(a);
+	mux_accept(next_stream(1), SLICE(""));
+	mux_free(guest.carrier[0]->mux, -ECONNRESET, NULL);
+	guest.carrier[0]->mux = NULL;
+	client_is_reset(fd);
+
+	/* No guest at all: at once. */
+	listener_close(guest.listener);
+	guest.listener = NULL;
+	for (unsigned i = 1; i < guest.ncarriers; i++) {
+		mux_free(guest.carrier[i]->mux, -ECONNRESET, NULL);
+		guest.carrier[i]->mux = NULL;
+	}
+	client_is_reset(client(a));
+
+	guest_listen();
+	unsigned before = guest.nopened;
+	fd = client(a);
+	struct stream *s = next_stream(before + 1);
+	mux_accept(s, SLICE(""));
+	assert_int_equal(5, stream_write(s, "again", 5));
+	client_gets(fd, "again");
+	close(fd);
+	forward_free(f);
+}
+
+static struct forward *draining;
+
+static void on_drained(void *arg)
+{
+	*(bool *)arg = true;
+	forward_free(draining);
+}
+
+static void drain_waits_for_connections(void **state)
+{
+	(void)state;
+	bool done = false;
+	draining = forward_of("tcp:" HOST ":0", "tcp:target:80");
+	struct addr a = where(draining, 0);
+	int fd = client(a);
+	struct stream *s = next_stream(1);
+	mux_accept(s, SLICE(""));
+	forward_drain(draining, on_drained, &done);
+	struct sockaddr_storage ss;
+	socklen_t len;
+	addr_literal(&a, &ss, &len);
+	int late = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(-1, connect(late, (struct sockaddr *)&ss, len));
+	assert_int_equal(ECONNREFUSED, errno);
+	close(late);
+	assert_int_equal(4, send(fd, "more", 4, 0));
+	stream_gets(s, "more");
+	assert_false(done);
+	assert_int_equal(0, stream_shut(s));
+	close(fd);
+	UNTIL(done);
+
+	done = false; /* with nothing to wait for: still from a task */
+	draining = forward_of("tcp:" HOST ":0", "tcp:target:80");
+	forward_drain(draining, on_drained, &done);
+	assert_false(done);
+	UNTIL(done);
+	forward_free(NULL);
+}
+
+/* --- what people write --- */
+
+static void good_specs(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *src, *dst, *from;
+		unsigned count;
+	} cases[] = {
+		{ "tcp:localhost:8080",
+		  "tstunnel://containers.tinyscale.net:443/tcp:localhost:8080?cert=/c/client.crt"
+		  "&key=/c/client.key&ca=/c/ca.crt",
+		  "localhost:8080", 1 },
+		{ "tcp::80", "tstunnel://h/tcp:t:1", "localhost:80", 1 },
+		{ "tcp:0.0.0.0:0", "TSTUNNEL://h/tcp:t:1", "0.0.0.0:0", 1 },
+		{ "tcp:[::1]:8000-8100", "tstunnel://h/tcp:[::2]:1-101", "[::1]:8000", 101 },
+		{ "tcp:127.0.0.1:1-65535", "tstunnel://h/tcp:t:1-65535", "127.0.0.1:1", 65535 },
+		{ "tcp:localhost:5-5", "tstunnel://h/unix:/s", "localhost:5", 1 },
+		{ "unix:/run/a:1-2", "tstunnel://h/tcp:t:1", "unix:///run/a:1-2", 1 },
+	};
+	char err[512] = "";
+	struct forward_spec sp;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		if (forward_parse(&sp, slice_str(cases[i].src), slice_str(cases[i].dst), err,
+				  sizeof(err)) < 0)
+			fail_msg("%s: %s", cases[i].src, err);
+		assert_string_equal(cases[i].from, addr_text(&sp.from));
+		assert_int_equal(cases[i].count, sp.count);
+		forward_spec_end(&sp);
+	}
+}
+
+static void bad_specs_name_the_part(void **state)
+{
+	(void)state;
+	static const char url[] = "tstunnel://h/tcp:t:1";
+	static const struct {
+		const char *src, *dst, *words;
+	} cases[] = {
+		{ url, "tcp:localhost:1", "listen on the remote host are not there yet" },
+		{ "tcp:localhost:1", "tcp:localhost:2", "this machine are not there yet" },
+		{ "udp:localhost:53", url, "SRC: forwarding UDP is not there yet" },
+		{ "tcp:localhost:1", "tstunnel://h/udp:t:53", "DST: forwarding to UDP is not" },
+		{ "tcp:localhost:1", "tstunnel://h/app", "DST: path \"/app\" is no target" },
+		{ "tcp:localhost:1", "tstunnel://h/tcp:t", "DST: tstunnel URL: target port is" },
+		{ "tcp:localhost:1", "tstunnel://h/tcp:t:1?crt=x", "unknown parameter \"crt\"" },
+		{ "tcp:localhost:1", "tstunnel://h/unix:/%ff",
+		  "DST: the target's path is not UTF" },
+		{ "tcp:localhost", url, "SRC: address tcp:localhost: missing port" },
+		{ "tcp:localhost:99999", url, "SRC: address tcp:localhost:99999: bad port" },
+		{ "unix:", url, "SRC: address unix:: missing path" },
+		{ "tcp:localhost:0-3", url, "SRC: port range \"0-3\"" },
+		{ "tcp:localhost:9-8", url, "SRC: port range \"9-8\"" },
+		{ "tcp:localhost:9-x", url, "SRC: port range \"9-x\"" },
+		{ "tcp:localhost:9-65536", url, "SRC: port range \"9-65536\"" },
+		{ "tcp:localhost:1-3", url, "SRC has 3 ports, DST has 1" },
+		{ "tcp:localhost:1", "tstunnel://h/tcp:t:1-2", "SRC has 1 port, DST has 2" },
+		{ "tcp:localhost:1-3", "tstunnel://h/unix:/s", "SRC has 3 ports, DST has 1" },
+	};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		char err[512] = "";
+		struct forward_spec sp;
+		int r = forward_parse(&sp, slice_str(cases[i].src), slice_str(cases[i].dst), err,
+				      sizeof(err));
+		if (r != -EINVAL || !strstr(err, cases[i].words))
+			fail_msg("%s %s: %d %s", cases[i].src, cases[i].dst, r, err);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+		T(early_data_and_half_close),
+		T(a_refused_target_is_a_reset),
+		T(ranges_go_port_by_port),
+		T(sockets_both_ends),
+		T(a_lost_carrier_leaves_the_listener),
+		T(drain_waits_for_connections),
+		cmocka_unit_test(good_specs),
+		cmocka_unit_test(bad_specs_name_the_part),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
