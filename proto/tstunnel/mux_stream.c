@@ -155,6 +155,8 @@ void mux_stream_orphan(struct mux_stream *s)
 	if (!s->fin_got || (!s->fin_sent && !s->peer_stopped))
 		return;
 	mux_stream_settle(s);
+	for (const struct chunk *c = s->stash_first; c; c = c->next)
+		s->m->stashed -= c->size; /* it goes with the stream */
 	detach(s);
 	mux_stream_wake(s);
 }
