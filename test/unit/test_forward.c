@@ -13,35 +13,11 @@
 #include "reactor/err.h"
 #include "reactor/listen.h"
 #include "reactor/log.h"
+#include "test/unit/turn.h"
 
 #define HOST "127.0.0.1"
 
 static struct reactor *rx;
-static bool flag;
-
-static void turn_over(struct task *t)
-{
-	(void)t;
-	flag = true;
-}
-
-static void turn(void)
-{
-	struct task t;
-	task_init(&t, turn_over);
-	task_defer(rx, &t);
-	flag = false;
-	reactor_run_until(rx, &flag);
-}
-
-#define UNTIL(cond)                                                                                \
-	do {                                                                                       \
-		uint64_t limit_ = reactor_now(rx) + 10000;                                         \
-		while (!(cond)) {                                                                  \
-			turn();                                                                    \
-			assert_true(reactor_now(rx) < limit_);                                     \
-		}                                                                                  \
-	} while (0)
 
 /* --- the guest: the test is its targets --- */
 

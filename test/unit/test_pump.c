@@ -16,12 +16,12 @@
 #include "reactor/pipe.h"
 #include "reactor/pump.h"
 #include "test/unit/sim.h"
+#include "test/unit/turn.h"
 
 static struct reactor *rx;
 static struct pump_end end;
 static char end_why[256];
 static unsigned ended;
-static bool flag;
 
 static int setup(void **state)
 {
@@ -49,30 +49,6 @@ static void finished(void *arg, const struct pump_end *e, const char *why)
 	snprintf(end_why, sizeof(end_why), "%s", why);
 	ended++;
 }
-
-static void turn_over(struct task *t)
-{
-	(void)t;
-	flag = true;
-}
-
-static void turn(void)
-{
-	struct task t;
-	task_init(&t, turn_over);
-	task_defer(rx, &t);
-	flag = false;
-	reactor_run_until(rx, &flag);
-}
-
-#define UNTIL(cond)                                                                                \
-	do {                                                                                       \
-		uint64_t limit_ = reactor_now(rx) + 20000;                                         \
-		while (!(cond)) {                                                                  \
-			turn();                                                                    \
-			assert_true(reactor_now(rx) < limit_);                                     \
-		}                                                                                  \
-	} while (0)
 
 /* --- descriptors --- */
 
@@ -167,7 +143,7 @@ static void bytes_arrive_both_ways(void **state)
 			size_t most = dice() % 8 ? 100000 : 100;
 			flow_step(&up, most);
 			flow_step(&down, most);
-			turn();
+			turn_once(rx);
 		}
 		UNTIL(ended == 1);
 		assert_int_equal(0, end.code);
@@ -193,13 +169,13 @@ static void half_close_leaves_the_other_way_alone(void **state)
 		second.all = 3000000;
 		while (!first.eof) {
 			flow_step(&first, 100);
-			turn();
+			turn_once(rx);
 		}
 		assert_int_equal(10, first.got);
 		assert_int_equal(0, ended);
 		while (!second.eof) {
 			flow_step(&second, 100000);
-			turn();
+			turn_once(rx);
 		}
 		assert_int_equal(second.all, second.got);
 		UNTIL(ended == 1);
@@ -223,7 +199,7 @@ static void pipes_and_pairs(void **state)
 	struct flow up = { .from = fd[0], .to = in[0], .way = 1, .all = 2000000 };
 	while (!up.eof) {
 		flow_step(&up, 70000);
-		turn();
+		turn_once(rx);
 	}
 	assert_int_equal(up.all, up.got);
 	static char piece[4096];
@@ -238,7 +214,7 @@ static void pipes_and_pairs(void **state)
 		for (ssize_t i = 0; i < r; i++)
 			assert_int_equal(pattern(2, got + (uint64_t)i), piece[i]);
 		got += r > 0 ? (uint64_t)r : 0;
-		turn();
+		turn_once(rx);
 	}
 	close(out[1]);
 	UNTIL((r = read(fd[0], piece, sizeof(piece))) == 0 ||
@@ -264,7 +240,7 @@ static void a_sink_that_cannot_be_spliced_into(void **state)
 	while (!f.shut) {
 		flow_step(&f, 100000);
 		f.eof = false;
-		turn();
+		turn_once(rx);
 	}
 	UNTIL(ended == 1);
 	f.eof = false;
@@ -321,7 +297,7 @@ static void epipe_ends_one_direction(void **state)
 	close(in[0]); /* the command does not want its stdin */
 	assert_int_equal(5, write(fd[0], "input", 5));
 	for (int i = 0; i < 5; i++)
-		turn();
+		turn_once(rx);
 	assert_int_equal(0, ended);
 	assert_int_equal(6, write(out[1], "output", 6));
 	UNTIL((r = read(fd[0], buf, sizeof(buf))) != -1);
@@ -340,7 +316,7 @@ static void a_reset_is_passed_on(void **state)
 		char c;
 		ssize_t r;
 		rig(TCP, TCP, &fd[0], &fd[1]);
-		turn();
+		turn_once(rx);
 		struct linger abrupt = { 1, 0 };
 		setsockopt(fd[way], SOL_SOCKET, SO_LINGER, &abrupt, sizeof(abrupt));
 		close(fd[way]);
@@ -382,7 +358,7 @@ static void an_idle_pump_ends(void **state)
 	pump_idle_limit(p, 200);
 	while (reactor_now(rx) - start < 450) { /* now and then a byte */
 		assert_int_equal(1, write(reactor_now(rx) & 1 ? a : b, "x", 1));
-		turn();
+		turn_once(rx);
 		usleep(5000);
 	}
 	assert_int_equal(0, ended);
@@ -410,13 +386,13 @@ static void a_slow_reader_is_not_idle(void **state)
 	ssize_t n = write(a, piece, 450000), got = 0;
 	assert_true(n > 0);
 	for (int i = 0; i < 10; i++)
-		turn();
+		turn_once(rx);
 	pump_idle_limit(p, 300);
 	uint64_t start = reactor_now(rx);
 	while (reactor_now(rx) - start < 700 && got < n) {
 		ssize_t r = read(b, piece, 1000);
 		got += r > 0 ? r : 0;
-		turn();
+		turn_once(rx);
 		usleep(3000);
 	}
 	assert_int_equal(0, ended);
@@ -436,7 +412,7 @@ static void a_reader_that_stalls_bounds_memory(void **state)
 	for (int i = 0; i < 2000; i++) {
 		ssize_t r = write(a, piece, sizeof(piece));
 		sent += r > 0 ? (uint64_t)r : 0;
-		turn();
+		turn_once(rx);
 	}
 	assert_true(sent < 3 << 20); /* the kernel's buffers, and one piece of ours */
 	assert_true(mallinfo2().uordblks < before + 2 * REACTOR_SCRATCH + 65536);
@@ -454,14 +430,14 @@ static void an_idle_pump_is_small(void **state)
 	int fa[2];
 	connected(UNIX, fa);
 	reactor_scratch(rx);
-	turn();
+	turn_once(rx);
 	size_t before = mallinfo2().uordblks;
 	for (int i = 0; i < MANY; i++)
 		p[i] = rig(UNIX, UNIX, &far[i][0], &far[i][1]);
 	for (int i = 0; i < MANY; i++)
 		assert_int_equal(1, write(far[i][0], "x", 1));
 	for (int i = 0; i < 20; i++)
-		turn();
+		turn_once(rx);
 	for (int i = 0; i < MANY; i++) { /* used once, idle since */
 		char c;
 		assert_int_equal(1, read(far[i][1], &c, 1));

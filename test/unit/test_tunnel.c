@@ -15,12 +15,12 @@
 #include "reactor/listen.h"
 #include "reactor/log.h"
 #include "reactor/tls_make.h"
+#include "test/unit/turn.h"
 
 #define HOST "127.0.0.1"
 
 static struct reactor *rx;
 static char dir[] = "/tmp/test-tunnel-XXXXXX";
-static bool flag;
 
 /* --- the guest --- */
 
@@ -140,30 +140,6 @@ static int setup(void **state)
 	guest_listen();
 	return 0;
 }
-
-static void turn_over(struct task *t)
-{
-	(void)t;
-	flag = true;
-}
-
-static void turn(void)
-{
-	struct task t;
-	task_init(&t, turn_over);
-	task_defer(rx, &t);
-	flag = false;
-	reactor_run_until(rx, &flag);
-}
-
-#define UNTIL(cond)                                                                                \
-	do {                                                                                       \
-		uint64_t limit_ = reactor_now(rx) + 10000;                                         \
-		while (!(cond)) {                                                                  \
-			turn();                                                                    \
-			assert_true(reactor_now(rx) < limit_);                                     \
-		}                                                                                  \
-	} while (0)
 
 static int teardown(void **state)
 {
@@ -457,7 +433,7 @@ static void goaway_moves_new_streams_to_a_new_carrier(void **state)
 	says_hello(old);
 	mux_goaway(guest.conn[0]->mux, "shutting down");
 	for (int i = 0; i < 10; i++)
-		turn();
+		turn_once(rx);
 	struct stream *new = tunnel_open(t, SLICE("{}"), TUNNEL_INTERACTIVE);
 	says_hello(new);
 	assert_int_equal(2, guest.nconns);
@@ -550,7 +526,7 @@ static void drain_brings_the_last_words(void **state)
 
 	guest.reply = NULL; /* a carrier that does not come up is not waited for */
 	t = client((struct tunnel_options){ .keep_up = true });
-	turn();
+	turn_once(rx);
 	tunnel_drain(t, on_drained, &t);
 	assert_non_null(t);
 	UNTIL(!t);
