@@ -118,9 +118,8 @@ static int serve(struct create *c)
 	timer_init(&c->grace, grace_over);
 	signals_open(&c->signals, c->rx, signals, on_signal, c);
 	c->tunnel = tunnel_new(c->rx, &c->tunnel_options, err, sizeof(err));
-	if (c->tunnel)
-		c->forward = forward_new(c->rx, c->tunnel, &c->spec, err, sizeof(err));
-	if (!c->forward) {
+	if (!c->tunnel ||
+	    forward_new(&c->forward, c->rx, c->tunnel, &c->spec, err, sizeof(err)) < 0) {
 		fail(code, err);
 	} else {
 		timer_set(c->rx, &c->watch, 0);

@@ -262,8 +262,8 @@ static void close_listeners(struct forward *f)
 	}
 }
 
-struct forward *forward_new(struct reactor *rx, struct tunnel *tunnel,
-			    const struct forward_spec *sp, char *err, size_t errlen)
+int forward_new(struct forward **out, struct reactor *rx, struct tunnel *tunnel,
+		const struct forward_spec *sp, char *err, size_t errlen)
 {
 	struct forward *f = xcalloc(1, sizeof(*f) + sp->count * sizeof(struct port));
 	f->rx = rx;
@@ -274,10 +274,13 @@ struct forward *forward_new(struct reactor *rx, struct tunnel *tunnel,
 	f->count = sp->count;
 	list_init(&f->conns);
 	task_init(&f->drained_task, drained_run);
-	if (listen_all(f, err, errlen) == 0)
-		return f;
-	forward_free(f);
-	return NULL;
+	int r = listen_all(f, err, errlen);
+	if (r < 0) {
+		forward_free(f);
+		f = NULL;
+	}
+	*out = f;
+	return r;
 }
 
 void forward_free(struct forward *f)

@@ -28,10 +28,10 @@ void forward_spec_end(struct forward_spec *);
 
 struct forward;
 
-/* Listens on all of it, or on nothing: NULL then, with a sentence in err. The tunnel is lent and
- * must outlive the forward; several may share it. */
-struct forward *forward_new(struct reactor *, struct tunnel *, const struct forward_spec *,
-			    char *err, size_t errlen);
+/* Listens on all of it, or on nothing: -errno then (-EADDRINUSE: taken), with a sentence in err,
+ * and *out is NULL. The tunnel is lent and must outlive the forward; several may share it. */
+int forward_new(struct forward **out, struct reactor *, struct tunnel *,
+		const struct forward_spec *, char *err, size_t errlen);
 /* Closes the listeners, resets the connections. NULL is ignored. */
 void forward_free(struct forward *);
 /* Closes the listeners; connections go on. drained is called once, from a task, when none is left;

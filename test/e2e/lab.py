@@ -72,6 +72,15 @@ def wait_for(condition, timeout=10, what="condition"):
         pause = min(pause * 1.5, 0.25)
 
 
+def open_files(pid):
+    """What the descriptors of a process point to. One that is closed while we look is left out."""
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
+
+
 def can_connect(host, port):
     try:
         socket.create_connection((host, port), 1).close()

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from lab import BIN, HOST, REMOTE, Docker, can_connect, run, wait_for
+from lab import BIN, HOST, REMOTE, Docker, can_connect, open_files, run, wait_for
 
 pytestmark = pytest.mark.tunnel
 
@@ -230,7 +230,7 @@ def test_descriptors_are_given_back(lab):
     docker = Docker(lab, host=t.url)
 
     def fds():
-        return len(os.listdir(f"/proc/{t.pid}/fd"))
+        return len(open_files(t.pid))
     name = docker.sleeper()
     before = fds()
     for p in [docker.popen("exec", name, "true") for _ in range(20)]:

@@ -13,7 +13,7 @@ import threading
 import time
 
 import pytest
-from lab import BIN, HOST, LAPTOP, REMOTE, run, wait_for
+from lab import BIN, HOST, LAPTOP, REMOTE, open_files, run, wait_for
 
 pytestmark = pytest.mark.tunnel
 
@@ -809,6 +809,6 @@ def test_sigterm_before_it_serves(lab):
     """While the guest is still being reached, there is nothing to wait for."""
     t = lab.program("tsctl", [BIN + "/tsctl", "start", "--listen", f"127.0.0.1:{lab.free_port()}", "--ts-server", NOWHERE])
     wait_for(lambda: "tsctl" in open(f"/proc/{t.pid}/comm").read() and t.popen.poll() is None
-             and any("eventpoll" in os.readlink(f"/proc/{t.pid}/fd/{f}") for f in os.listdir(f"/proc/{t.pid}/fd")), 5)
+             and any("eventpoll" in f for f in open_files(t.pid)), 5)
     assert t.stop(5) == 0
     assert "listening" not in t.text()

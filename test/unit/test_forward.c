@@ -142,9 +142,10 @@ static struct forward *forward_of(const char *src, const char *target)
 	char *dst = xasprintf("tstunnel://" HOST ":%u/%s", guest.port, target);
 	if (forward_parse(&sp, slice_str(src), slice_str(dst), err, sizeof(err)) < 0)
 		fail_msg("%s", err);
-	struct forward *f = forward_new(rx, tunnel, &sp, err, sizeof(err));
+	struct forward *f;
+	int r = forward_new(&f, rx, tunnel, &sp, err, sizeof(err));
 	assert_string_equal("", err);
-	assert_non_null(f);
+	assert_int_equal(0, r);
 	forward_spec_end(&sp);
 	free(dst);
 	return f;
@@ -300,7 +301,7 @@ static void ranges_go_port_by_port(void **state)
 						  SLICE("tstunnel://" HOST "/tcp:t:7000-7002"),
 						  text, sizeof(text)));
 		assert_int_equal(3, sp.count);
-		f = forward_new(rx, tunnel, &sp, text, sizeof(text));
+		forward_new(&f, rx, tunnel, &sp, text, sizeof(text));
 		forward_spec_end(&sp);
 	}
 	int fd[3];
@@ -322,7 +323,8 @@ static void ranges_go_port_by_port(void **state)
 	assert_int_equal(0, forward_parse(&sp, slice_str(src),
 					  SLICE("tstunnel://" HOST "/tcp:t:7000-7002"), text,
 					  sizeof(text)));
-	assert_null(forward_new(rx, tunnel, &sp, text, sizeof(text)));
+	assert_int_equal(-EADDRINUSE, forward_new(&f, rx, tunnel, &sp, text, sizeof(text)));
+	assert_null(f);
 	snprintf(src, sizeof(src), "cannot listen on " HOST ":%u: address already in use",
 		 from + 1);
 	assert_string_equal(src, text);
