@@ -4,10 +4,12 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
 from lab import BIN, HOST, REMOTE, Docker, can_connect, open_files, run, wait_for
+from wire import NOWHERE
 
 pytestmark = pytest.mark.tunnel
 
@@ -236,3 +238,51 @@ def test_descriptors_are_given_back(lab):
     for p in [docker.popen("exec", name, "true") for _ in range(20)]:
         p.communicate(timeout=60)
     wait_for(lambda: fds() <= before + 1, 10, "descriptors of tsctl")
+
+
+# -- tsctl stop, status ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sub", ["stop", "status"])
+def test_arguments_that_mean_nothing_are_refused(lab, sub):
+    """"tsctl stop 127.0.0.1:2375" must not stop another one because it is the only one."""
+    r = run(BIN + "/tsctl", sub, "127.0.0.1:1", check=False, env=lab.env)
+    assert r.returncode == 2 and "unexpected argument: 127.0.0.1:1" in r.stderr
+    assert lab.tsctl.alive()
+
+
+def test_stop_does_not_wait_for_the_reaper(lab):
+    """Ended is who holds the lock no more, even if nobody has fetched the exit status."""
+    t = lab.start_tsctl(lab.guest)
+    t.expect_death = True
+    start = time.monotonic()
+    r = run(BIN + "/tsctl", "stop", "--listen", f"127.0.0.1:{t.port}", check=False, env=lab.env)
+    assert r.returncode == 0 and time.monotonic() - start < 10, r.stderr
+    assert t.wait() == 0
+
+
+def test_looking_does_not_keep_from_starting(lab):
+    """status asks about the lock without taking it."""
+    stop = threading.Event()
+
+    def look():
+        while not stop.is_set():
+            run(BIN + "/tsctl", "status", check=False, env=lab.env)
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        port = lab.free_port()
+        for _ in range(5):
+            assert lab.start_tsctl(lab.guest, port=port).stop() == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_sigterm_before_it_serves(lab):
+    """While the guest is still being reached, there is nothing to wait for."""
+    t = lab.program("tsctl", [BIN + "/tsctl", "start", "--listen", f"127.0.0.1:{lab.free_port()}", "--ts-server", NOWHERE])
+    wait_for(lambda: "tsctl" in open(f"/proc/{t.pid}/comm").read() and t.popen.poll() is None
+             and any("eventpoll" in f for f in open_files(t.pid)), 5)
+    assert t.stop(5) == 0
+    assert "listening" not in t.text()
