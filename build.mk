@@ -25,6 +25,7 @@ ssl_libs  := -L$(BORINGSSL)/lib -Wl,-rpath,$(BORINGSSL)/lib -lssl -lcrypto
 endif
 endif
 
+comma  := ,
 CFLAGS := -std=c11 -D_GNU_SOURCE -I. -Wall -Wextra -Wshadow -Wconversion -Wvla -Werror -g \
           -fstack-protector-strong -fPIE $(ssl_flags)
 ifeq ($(SAN),)
@@ -32,7 +33,7 @@ CFLAGS += -O2 -D_FORTIFY_SOURCE=2
 else
 CFLAGS += -O1 -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=undefined
 endif
-LDFLAGS := -pie -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
+LDFLAGS := $(if $(STATIC),-static-pie -Wl$(comma)--gc-sections,-pie) -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
 
 objects = $(patsubst %.c,$(OUT)/%.o,$(sort $(1)))
 

@@ -26,6 +26,7 @@ FUZZ_PACKAGES="clang libclang-rt-dev"
 DEMO_PACKAGES="docker.io busybox-static openssl iproute2 iptables procps"
 TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python3-docker
 	python3-pytest curl"
+RELEASE_PACKAGES="g++ dpkg-dev"
 LINT_PACKAGES="clang-format clang-tidy cppcheck shellcheck"
 
 say() { printf '== %s\n' "$*"; }
@@ -265,6 +266,57 @@ cmd_lint() {
 	say "lint clean"
 }
 
+# fetch_source PACKAGE DIR: Debian's source package, its signature checked by apt, unpacked into DIR.
+# The machine's own list of sources stays as it is.
+fetch_source() {
+	local tmp=$2.tmp list
+	rm -rf "$tmp"
+	mkdir -p "$tmp/sources" "$tmp/lists/partial" "$tmp/cache"
+	for list in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+		[ ! -e "$list" ] || sed -n 's/^deb /deb-src /p' "$list" >>"$tmp/sources/src.list"
+	done
+	for list in /etc/apt/sources.list.d/*.sources; do
+		[ ! -e "$list" ] || sed 's/^Types:.*/Types: deb-src/' "$list" >"$tmp/sources/${list##*/}"
+	done
+	local options=(-q -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$PWD/$tmp/sources"
+		-o "Dir::State::lists=$PWD/$tmp/lists" -o "Dir::Cache=$PWD/$tmp/cache" -o APT::Sandbox::User=root)
+	apt-get "${options[@]}" update
+	(cd "$tmp" && apt-get "${options[@]}" source --download-only "$1" && dpkg-source -q -x ./*.dsc src)
+	rm -rf "$2"
+	mv "$tmp/src" "$2"
+	rm -rf "$tmp"
+}
+
+# Static programs: they need nothing of the machine they run on.
+cmd_release() {
+	local dir=build/release version name programs
+	version=$(sed -n 's/^#define TSTUNNEL_VERSION "\(.*\)"/\1/p' proto/tstunnel/version.h)
+	# shellcheck disable=SC2086
+	need $BUILD_PACKAGES $RELEASE_PACKAGES
+	if [ -z "$BORINGSSL" ]; then
+		BORINGSSL=$PWD/$dir/boringssl
+		if [ ! -e "$BORINGSSL/lib/libssl.a" ]; then
+			mkdir -p "$dir"
+			say "BoringSSL from Debian's source package"
+			fetch_source android-platform-external-boringssl "$dir/src"
+			make -f boringssl.mk -j"$JOBS" CC=gcc CXX=g++ SRC="$PWD/$dir/src" \
+				OUT="$dir/obj" PREFIX="$BORINGSSL"
+			rm -rf "$dir/src" "$dir/obj"
+		fi
+	fi
+	name=tstunnel-$version-linux-$(uname -m)
+	out=$dir/out bin=$dir/$name/bin
+	rm -rf "${dir:?}/$name"
+	mk STATIC=1 all
+	mapfile -t programs < <(find "$bin" -type f)
+	strip "${programs[@]}"
+	cp -r README.md docs "$dir/$name/"
+	tar -C "$dir" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$(git log -1 --format=%ct)" \
+		-c "$name" | gzip -9n >"$dir/$name.tar.gz"
+	(cd "$dir" && sha256sum "$name.tar.gz" | tee "$name.tar.gz.sha256")
+	say "$dir/$name.tar.gz"
+}
+
 cmd_clean() {
 	rm -rf build bin
 }
@@ -277,6 +329,7 @@ cmd_help() {
   demo                the main job, shown on this machine: two hosts, one tunnel
   test [PART]         every test; PART: unit, fuzz, or e2e [PYTEST ARGUMENTS]
   fuzz NAME [SECONDS] one libFuzzer target, or all; 60 s if not said
+  release             static programs, packed: build/release/tstunnel-*.tar.gz
   lint                formatting, static analysis, who includes whom
   deps                only install what the commands need
   clean               remove bin/ and build/
@@ -294,7 +347,7 @@ END
 command=${1:-build}
 if [ $# -gt 0 ]; then shift; fi
 case $command in
-deps | build | demo | test | fuzz | lint | clean | help) "cmd_$command" "$@" ;;
+deps | build | demo | test | fuzz | release | lint | clean | help) "cmd_$command" "$@" ;;
 -h | --help) cmd_help ;;
 *) die "unknown command '$command'; see ./build.sh help" ;;
 esac
