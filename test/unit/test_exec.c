@@ -20,6 +20,8 @@
 #include "reactor/child.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
+#include "test/unit/process.h"
+#include "test/unit/turn.h"
 
 enum { OUT_MAX = 16 << 20, GIVE_UP_MS = 20000 };
 
@@ -226,29 +228,7 @@ static void wait_text(struct session *s, const char *wanted)
 
 static void wait_children(unsigned n)
 {
-	for (int i = 0; policy.children != n; i++) {
-		assert_true(i < 5000);
-		turn_for(1);
-	}
-}
-
-/* Waits until the process whose number the session printed is gone. */
-static void wait_process_gone(int pid)
-{
-	char path[64], line[256];
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	for (int i = 0;; i++) {
-		FILE *f = fopen(path, "r");
-		if (!f)
-			return;
-		const char *s = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
-		bool zombie = !s || s[2] == 'Z';
-		fclose(f);
-		if (zombie)
-			return;
-		assert_true(i < 5000);
-		turn_for(1);
-	}
+	UNTIL(policy.children == n);
 }
 
 /* --- the tunnel form --- */
@@ -529,7 +509,7 @@ static void client_gone_kills(void **state)
 		assert_int_equal(kill(pid, 0), 0);
 		exec_client_free(s.client);
 		s.client = NULL;
-		wait_process_gone(pid);
+		UNTIL(!process_runs(pid));
 		wait_children(0);
 		session_end(&s);
 	}
@@ -547,7 +527,7 @@ static void carrier_lost_kills(void **state)
 	wait_for(&s.done);
 	assert_int_equal(s.result.code, -ECONNRESET);
 	assert_string_equal(s.why, "carrier cut");
-	wait_process_gone(pid);
+	UNTIL(!process_runs(pid));
 	wait_children(0);
 	session_end(&s);
 }
@@ -626,130 +606,6 @@ static void hundred_at_once(void **state)
 	wait_children(0);
 }
 
-/* --- the plain form --- */
-
-struct plain {
-	struct exec *exec;
-	int fd; /* the client */
-	struct stream *raw;
-	bool ready;
-	int code;
-	char why[256];
-};
-
-static void on_ready(void *arg, int code, const char *why)
-{
-	struct plain *p = arg;
-	assert_false(p->ready);
-	p->ready = true;
-	p->code = code;
-	snprintf(p->why, sizeof(p->why), "%s", why ? why : "");
-	if (code == 0)
-		exec_plain_relay(p->exec, p->raw, SLICE("first "));
-	else
-		exec_plain_free(p->exec);
-}
-
-static void plain_start(struct plain *p, const char *json)
-{
-	int fd[2];
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd), 0);
-	p->fd = fd[0];
-	p->raw = fd_stream_new(rx, fd[1]);
-	p->exec = exec_plain_start(rx, slice_str(json), &policy, "test", on_ready, p);
-	assert_false(p->ready);
-	wait_for(&p->ready);
-}
-
-/* Reads until the end or the first newline. */
-static void plain_read(struct plain *p, char *text, size_t max, bool to_end)
-{
-	size_t n = 0;
-	for (int i = 0;; i++) {
-		ssize_t got = read(p->fd, text + n, max - 1 - n);
-		n += got > 0 ? (size_t)got : 0;
-		text[n] = '\0';
-		if (got == 0 || (!to_end && strchr(text, '\n')))
-			return;
-		assert_true(i < 5000);
-		turn_for(1);
-	}
-}
-
-static void plain_relay(void **state)
-{
-	(void)state;
-	char text[256];
-	struct plain p = { 0 };
-	plain_start(&p, "{\"command\":\"sh\",\"args\":[\"-c\",\"cat; echo $X >&2\"],"
-			"\"envs\":[\"X=y\"]}");
-	assert_int_equal(p.code, 0);
-	assert_int_equal(write(p.fd, "second\n", 7), 7);
-	shutdown(p.fd, SHUT_WR);
-	plain_read(&p, text, sizeof(text), true);
-	assert_string_equal(text, "first second\ny\n");
-	close(p.fd);
-	wait_children(0);
-}
-
-/* The command ends while the client still holds its side open. */
-static void plain_command_ends(void **state)
-{
-	(void)state;
-	char text[256];
-	struct plain p = { 0 };
-	plain_start(&p, "{\"command\":\"echo\",\"args\":[\"bye\"],\"envs\":null}");
-	assert_int_equal(p.code, 0);
-	plain_read(&p, text, sizeof(text), true);
-	assert_string_equal(text, "bye\n");
-	wait_children(0);
-	close(p.fd);
-}
-
-static void plain_client_gone(void **state)
-{
-	(void)state;
-	char text[256];
-	struct plain p = { 0 };
-	plain_start(&p, "{\"command\":\"sh\",\"args\":[\"-c\",\"sleep 100 & echo $!; wait\"]}");
-	plain_read(&p, text, sizeof(text), false);
-	close(p.fd);
-	wait_process_gone((int)strtol(text, NULL, 10));
-	wait_children(0);
-}
-
-static void plain_cannot_start(void **state)
-{
-	(void)state;
-	static const struct {
-		const char *json;
-		int code;
-		const char *why;
-	} cases[] = {
-		{ "{\"command\":\"no-such\"}", -ERR_NOT_FOUND,
-		  "exec: \"no-such\": executable file not found in $PATH" },
-		{ "{\"command\":\"/etc/passwd\"}", -ERR_DENIED,
-		  "exec: \"/etc/passwd\": permission denied" },
-		{ "{\"command\":\"a\",\"tty\":true}", -EINVAL, "exec: unknown member \"tty\"" },
-		{ "", -EINVAL, "exec: bad JSON at byte 0" },
-	};
-	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-		struct plain p = { 0 };
-		plain_start(&p, cases[i].json);
-		assert_int_equal(p.code, cases[i].code);
-		assert_int_equal(strncmp(p.why, cases[i].why, strlen(cases[i].why)), 0);
-		stream_close(p.raw, 0);
-		close(p.fd);
-	}
-	policy.allowed = false;
-	struct plain p = { 0 };
-	plain_start(&p, "{\"command\":\"true\"}");
-	assert_int_equal(p.code, -ERR_DENIED);
-	stream_close(p.raw, 0);
-	close(p.fd);
-	assert_int_equal(policy.children, 0);
-}
-
 /* --- frame --- */
 
 static void on_open(void *arg, struct stream *s, struct slice json)
@@ -823,10 +679,6 @@ int main(void)
 		TEST(slow_reader),
 		TEST(background_children),
 		TEST(hundred_at_once),
-		TEST(plain_relay),
-		TEST(plain_command_ends),
-		TEST(plain_client_gone),
-		TEST(plain_cannot_start),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
