@@ -6,26 +6,43 @@
 
 #include "reactor/dns.h"
 #include "reactor/err.h"
+#include "reactor/log.h"
 
 enum {
 	DEADLINE_MS = 30 * 1000,
 	ATTEMPT_DELAY_MS = 250, /* RFC 8305 section 5 */
-	UNIX_RETRY_MS = 20
+	REPEAT_MS = 500,
+	UNIX_RETRY_MS = 20,
+	WARN_MS = 60 * 1000
 };
 
-/* A stream being dialled. Lives until the stream is attached, failed or dropped. */
+/* One address to connect to. Silence may mean that the network is cut, and then TCP repeats its SYN
+ * ever more seldom (after 1, 3, 7 s), which would be felt when the network returns. So a second
+ * attempt is begun anew every REPEAT_MS, beside the first, which stays for very long paths. */
+struct attempt {
+	int family;
+	union {
+		struct in_addr v4;
+		struct in6_addr v6;
+	};
+	struct handle first, again; /* fd -1: not under way */
+};
+
+/* A stream being dialled. Lives until the stream is attached, failed or dropped. Thousands may be
+ * under way at once: the addresses are apart. */
 struct dial {
 	struct reactor *rx;
 	struct stream *stream;
-	struct addr addr;
 	struct dns_query *query; /* not NULL while the name is being looked up */
 	struct task task;        /* some attempt made progress */
 	struct timer deadline;
-	struct timer next;       /* when to start another attempt, or to retry a unix one */
-	struct dns_result found; /* where to connect to, in this order */
-	size_t started, live;    /* attempts; those that may still succeed */
-	struct handle attempt[DNS_MAX_ADDRS];
-	int error; /* the most telling failure so far */
+	struct timer next;             /* when to begin another attempt, or to retry a unix one */
+	struct attempt *attempts;      /* in the order of trying */
+	unsigned count, started, live; /* attempts: all, begun, those that may still succeed */
+	int error;                     /* the most telling failure so far */
+	enum addr_kind kind;
+	uint16_t port;
+	char host[]; /* or the path of a unix socket */
 };
 
 /* --- how it ends: every function here frees d --- */
@@ -38,23 +55,35 @@ static void dial_free(void *arg)
 	task_cancel(&d->task);
 	timer_clear(d->rx, &d->deadline);
 	timer_clear(d->rx, &d->next);
-	for (size_t i = 0; i < d->started; i++)
-		handle_close(&d->attempt[i]);
+	for (unsigned i = 0; i < d->count; i++) {
+		handle_close(&d->attempts[i].first);
+		handle_close(&d->attempts[i].again);
+	}
+	free(d->attempts);
 	free(d);
 }
 
 static const char *network(const struct dial *d)
 {
-	if (d->addr.kind == ADDR_UNIX)
+	if (d->kind == ADDR_UNIX)
 		return "unix";
-	return d->addr.kind == ADDR_UDP ? "udp" : "tcp";
+	return d->kind == ADDR_UDP ? "udp" : "tcp";
+}
+
+static struct addr addr_of(const struct dial *d)
+{
+	struct addr a = { .kind = d->kind, .port = d->port };
+	if (d->kind == ADDR_UNIX)
+		snprintf(a.path, sizeof(a.path), "%s", d->host);
+	else
+		snprintf(a.host, sizeof(a.host), "%s", d->host);
+	return a;
 }
 
 static void fail_lookup(struct dial *d, int code)
 {
 	char why[320];
-	snprintf(why, sizeof(why), "dial %s: lookup %s: %s", network(d), d->addr.host,
-		 err_text(code));
+	snprintf(why, sizeof(why), "dial %s: lookup %s: %s", network(d), d->host, err_text(code));
 	fd_stream_fail(d->stream, code, why);
 	dial_free(d);
 }
@@ -62,7 +91,8 @@ static void fail_lookup(struct dial *d, int code)
 static void fail(struct dial *d, int code)
 {
 	char why[384];
-	const char *where = d->addr.kind == ADDR_UNIX ? d->addr.path : addr_text(&d->addr);
+	struct addr a = addr_of(d);
+	const char *where = d->kind == ADDR_UNIX ? a.path : addr_text(&a);
 	snprintf(why, sizeof(why), "dial %s %s: %s", network(d), where, err_text(code));
 	fd_stream_fail(d->stream, code, why);
 	dial_free(d);
@@ -85,42 +115,48 @@ static void note(struct dial *d, int code)
 		d->error = code;
 }
 
-static socklen_t target(const struct dial *d, size_t i, struct sockaddr_storage *ss)
+static socklen_t target(const struct dial *d, const struct attempt *t, struct sockaddr_storage *ss)
 {
 	struct sockaddr_in *in = (void *)ss;
 	struct sockaddr_in6 *in6 = (void *)ss;
 	memset(ss, 0, sizeof(*ss));
-	ss->ss_family = (sa_family_t)d->found.addr[i].family;
-	if (ss->ss_family == AF_INET) {
-		in->sin_port = htons(d->addr.port);
-		in->sin_addr = d->found.addr[i].v4;
+	ss->ss_family = (sa_family_t)t->family;
+	if (t->family == AF_INET) {
+		in->sin_port = htons(d->port);
+		in->sin_addr = t->v4;
 		return sizeof(*in);
 	}
-	in6->sin6_port = htons(d->addr.port);
-	in6->sin6_addr = d->found.addr[i].v6;
+	in6->sin6_port = htons(d->port);
+	in6->sin6_addr = t->v6;
 	return sizeof(*in6);
 }
 
 static int open_socket(const struct dial *d, int family)
 {
-	int type = d->addr.kind == ADDR_UDP ? SOCK_DGRAM : SOCK_STREAM;
+	static uint64_t warned;
+	int type = d->kind == ADDR_UDP ? SOCK_DGRAM : SOCK_STREAM;
 	int fd = socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	return fd == -1 ? -errno : fd;
+	if (fd != -1)
+		return fd;
+	int r = -errno;
+	if ((r == -EMFILE || r == -ENFILE) && log_ratelimit(&warned, WARN_MS))
+		log_warn("dial out-of-descriptors error=%s", log_quote(slice_str(err_text(r))));
+	return r;
 }
 
-/* Starts one attempt: the connected descriptor, -EINPROGRESS (d->attempt[i] is open), or -errno. */
-static int attempt(struct dial *d, size_t i, const struct sockaddr_storage *ss, socklen_t len)
+/* Starts one attempt: the connected descriptor, -EINPROGRESS (h is open), or -errno. */
+static int begin(struct dial *d, const struct attempt *t, struct handle *h)
 {
-	int fd = open_socket(d, ss->ss_family);
-	int r;
-	d->attempt[i].fd = -1;
+	struct sockaddr_storage ss;
+	socklen_t len = target(d, t, &ss);
+	int fd = open_socket(d, t->family);
 	if (fd < 0)
 		return fd;
-	if (connect(fd, (const struct sockaddr *)ss, len) == 0)
+	if (connect(fd, (const struct sockaddr *)&ss, len) == 0)
 		return fd;
-	r = -errno;
+	int r = -errno;
 	if (r == -EINPROGRESS) {
-		r = handle_open(&d->attempt[i], d->rx, fd, &d->task);
+		r = handle_open(h, d->rx, fd, &d->task);
 		if (r == 0)
 			return -EINPROGRESS;
 	}
@@ -131,19 +167,17 @@ static int attempt(struct dial *d, size_t i, const struct sockaddr_storage *ss, 
 /* Starts attempts until one is under way or none is left. May free d. */
 static void attempt_next(struct dial *d)
 {
-	while (d->started < d->found.count) {
-		struct sockaddr_storage ss;
-		size_t i = d->started++;
-		socklen_t len = target(d, i, &ss);
-		int r = attempt(d, i, &ss, len);
+	while (d->started < d->count) {
+		struct attempt *t = &d->attempts[d->started++];
+		int r = begin(d, t, &t->first);
 		if (r >= 0) {
 			succeed(d, r);
 			return;
 		}
 		if (r == -EINPROGRESS) {
 			d->live++;
-			if (d->started < d->found.count)
-				timer_set(d->rx, &d->next, ATTEMPT_DELAY_MS);
+			timer_set(d->rx, &d->next,
+				  d->started < d->count ? ATTEMPT_DELAY_MS : REPEAT_MS);
 			return;
 		}
 		note(d, r);
@@ -152,13 +186,30 @@ static void attempt_next(struct dial *d)
 		fail(d, d->error);
 }
 
+/* All have been tried, and some have not answered: asks those once more. May free d. */
+static void attempt_again(struct dial *d)
+{
+	timer_set(d->rx, &d->next, REPEAT_MS);
+	for (unsigned i = 0; i < d->count; i++) {
+		struct attempt *t = &d->attempts[i];
+		if (t->first.fd == -1)
+			continue;
+		handle_close(&t->again);
+		int r = begin(d, t, &t->again); /* if it fails, the first still waits */
+		if (r >= 0) {
+			succeed(d, r);
+			return;
+		}
+	}
+}
+
 /* 0 = connected, -EAGAIN = not yet, else why it failed. */
-static int attempt_result(struct handle *h)
+static int handle_result(struct handle *h)
 {
 	struct sockaddr_storage peer, own;
 	socklen_t len = sizeof(int), peer_len = sizeof(peer), own_len = sizeof(own);
 	int error = 0;
-	if (!(h->ready & READY_OUT))
+	if (h->fd == -1 || !(h->ready & READY_OUT))
 		return -EAGAIN;
 	if (getsockopt(h->fd, SOL_SOCKET, SO_ERROR, &error, &len) == -1)
 		return -errno;
@@ -175,23 +226,34 @@ static int attempt_result(struct handle *h)
 	return 0;
 }
 
-static void dial_run(struct task *t)
+/* The connected descriptor, -EAGAIN = not yet, else why it failed. */
+static int attempt_result(struct attempt *t)
 {
-	struct dial *d = container_of(t, struct dial, task);
+	int first = handle_result(&t->first);
+	if (first == 0)
+		return handle_release(&t->first);
+	int again = handle_result(&t->again);
+	if (again == 0)
+		return handle_release(&t->again);
+	return first == -EAGAIN ? again : first;
+}
+
+static void dial_run(struct task *task)
+{
+	struct dial *d = container_of(task, struct dial, task);
 	bool failed = false;
-	for (size_t i = 0; i < d->started; i++) {
-		struct handle *h = &d->attempt[i];
-		int r = h->fd == -1 ? -EAGAIN : attempt_result(h);
+	for (unsigned i = 0; i < d->started; i++) {
+		struct attempt *t = &d->attempts[i];
+		int r = attempt_result(t);
 		if (r == -EAGAIN)
 			continue;
-		if (r == 0)
-			r = handle_release(h);
 		if (r >= 0) {
 			succeed(d, r);
 			return;
 		}
 		note(d, r);
-		handle_close(h);
+		handle_close(&t->first);
+		handle_close(&t->again);
 		d->live--;
 		failed = true;
 	}
@@ -204,11 +266,11 @@ static void dial_run(struct task *t)
 /* A full backlog says EAGAIN and nothing tells when that has changed, so it is tried again. */
 static void connect_unix(struct dial *d)
 {
+	struct addr a = addr_of(d);
 	struct sockaddr_storage ss;
 	socklen_t len;
-	int fd, r;
-	addr_literal(&d->addr, &ss, &len);
-	fd = open_socket(d, AF_UNIX);
+	addr_literal(&a, &ss, &len);
+	int fd = open_socket(d, AF_UNIX);
 	if (fd < 0) {
 		fail(d, fd);
 		return;
@@ -217,7 +279,7 @@ static void connect_unix(struct dial *d)
 		succeed(d, fd);
 		return;
 	}
-	r = -errno;
+	int r = -errno;
 	close(fd);
 	if (r == -EAGAIN)
 		timer_set(d->rx, &d->next, UNIX_RETRY_MS);
@@ -230,10 +292,12 @@ static void connect_unix(struct dial *d)
 static void on_next(struct timer *t)
 {
 	struct dial *d = container_of(t, struct dial, next);
-	if (d->addr.kind == ADDR_UNIX)
+	if (d->kind == ADDR_UNIX)
 		connect_unix(d);
-	else
+	else if (d->started < d->count)
 		attempt_next(d);
+	else
+		attempt_again(d);
 }
 
 static void on_deadline(struct timer *t)
@@ -245,6 +309,15 @@ static void on_deadline(struct timer *t)
 		fail(d, -ETIMEDOUT);
 }
 
+/* Room for n addresses, which the caller fills in. */
+static void attempts_new(struct dial *d, size_t n)
+{
+	d->count = (unsigned)n;
+	d->attempts = xcalloc(n, sizeof(*d->attempts));
+	for (size_t i = 0; i < n; i++)
+		d->attempts[i].first.fd = d->attempts[i].again.fd = -1;
+}
+
 static void on_found(void *arg, const struct dns_result *found)
 {
 	struct dial *d = arg;
@@ -253,42 +326,50 @@ static void on_found(void *arg, const struct dns_result *found)
 		fail_lookup(d, found->code);
 		return;
 	}
-	d->found = *found;
+	attempts_new(d, found->count);
+	for (size_t i = 0; i < found->count; i++) {
+		d->attempts[i].family = found->addr[i].family;
+		d->attempts[i].v6 = found->addr[i].v6; /* or v4 */
+	}
 	attempt_next(d);
 }
 
-static bool found_literal(struct dial *d)
+static bool found_literal(struct dial *d, const struct addr *a)
 {
 	struct sockaddr_storage ss;
 	socklen_t len;
-	if (addr_literal(&d->addr, &ss, &len) < 0)
+	if (addr_literal(a, &ss, &len) < 0)
 		return false;
-	d->found.count = 1;
-	d->found.addr[0].family = ss.ss_family;
+	attempts_new(d, 1);
+	d->attempts->family = ss.ss_family;
 	if (ss.ss_family == AF_INET)
-		d->found.addr[0].v4 = ((struct sockaddr_in *)&ss)->sin_addr;
+		d->attempts->v4 = ((struct sockaddr_in *)&ss)->sin_addr;
 	else
-		d->found.addr[0].v6 = ((struct sockaddr_in6 *)&ss)->sin6_addr;
+		d->attempts->v6 = ((struct sockaddr_in6 *)&ss)->sin6_addr;
 	return true;
 }
 
 struct stream *dial(struct reactor *rx, const struct addr *a, uint64_t ms)
 {
-	struct dial *d = xcalloc(1, sizeof(*d));
+	const char *host = a->kind == ADDR_UNIX ? a->path : a->host;
+	size_t n = strlen(host) + 1;
+	struct dial *d = xcalloc(1, sizeof(*d) + n);
 	struct stream *s = fd_stream_pending(rx);
 	if (ms == 0)
 		ms = DEADLINE_MS;
 	d->rx = rx;
 	d->stream = s;
-	d->addr = *a;
+	d->kind = a->kind;
+	d->port = a->port;
+	memcpy(d->host, host, n);
 	task_init(&d->task, dial_run);
 	timer_init(&d->deadline, on_deadline);
 	timer_init(&d->next, on_next);
 	timer_set(rx, &d->deadline, ms);
 	fd_stream_on_drop(s, dial_free, d);
-	if (d->addr.kind == ADDR_UNIX)
+	if (d->kind == ADDR_UNIX)
 		connect_unix(d);
-	else if (found_literal(d))
+	else if (found_literal(d, a))
 		attempt_next(d);
 	else
 		d->query =

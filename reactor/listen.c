@@ -15,47 +15,67 @@ enum {
 	PORT_TRIES = 16 /* kernel-chosen ports tried until one is free in both families */
 };
 
+/* A socket file that is ours to unlink. */
+struct socket_file {
+	dev_t dev;
+	ino_t ino;
+	char path[];
+};
+
+/* Thousands of these may exist: whatever is not needed while idle is elsewhere. */
 struct listener {
-	struct reactor *rx;
-	struct handle handle[2];
 	struct task task;
+	struct reactor *rx;
+	struct handle handle[2]; /* "localhost" has two addresses */
 	struct timer pause;
 	listener_accept *accept;
 	void *arg;
-	bool *gone;      /* set while accept() runs: the owner closed us in there */
-	int spare;       /* a descriptor to give up when there are no others; -1: lost */
-	uint64_t warned; /* when shedding was last logged */
+	struct socket_file *file; /* NULL: none */
 	uint16_t port;
-	struct sockaddr_un un; /* the socket file to unlink, if un.sun_path[0] */
-	dev_t dev;
-	ino_t ino;
 };
+
+/* What all listeners of the process share. */
+static struct {
+	unsigned count; /* of listeners */
+	int spare;      /* a descriptor to give up when there are no others; -1: lost */
+	uint64_t warned;
+	struct listener *accepting; /* whose accept() runs; NULL once it closed itself in there */
+} shared = { .spare = -1 };
 
 /* --- accepting --- */
 
 static int spare_open(void)
 {
-	return open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (shared.spare == -1)
+		shared.spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return shared.spare == -1 ? -errno : 0;
+}
+
+static void spare_close(void)
+{
+	if (shared.spare != -1)
+		close(shared.spare);
+	shared.spare = -1;
 }
 
 /* Out of descriptors: uses the spare one to take a connection off the queue and reset it, so that
- * its peer learns at once. */
-static int shed(struct listener *l, int listen_fd, int why)
+ * its peer learns at once. The kernel looks for a descriptor first: the queue may well be empty. */
+static int shed(const struct listener *l, int listen_fd, int why)
 {
 	struct linger reset = { .l_onoff = 1 };
-	int fd;
-	if (log_ratelimit(&l->warned, WARN_MS))
-		log_warn("listen refusing connections port=%u error=%s", l->port,
-			 log_quote(slice_str(strerrordesc_np(why))));
-	if (l->spare != -1)
-		close(l->spare);
-	fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	spare_close();
+	int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int r = fd == -1 ? -errno : 0;
 	if (fd != -1) {
 		setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 		close(fd);
 	}
-	l->spare = spare_open();
-	return fd != -1 && l->spare != -1 ? 0 : -EBUSY;
+	if (r != -EAGAIN && log_ratelimit(&shared.warned, WARN_MS))
+		log_warn("listen refusing connections port=%u error=%s", l->port,
+			 log_quote(slice_str(strerrordesc_np(why))));
+	if (spare_open() < 0)
+		return -EBUSY;
+	return r == -EAGAIN || r == 0 ? r : -EBUSY;
 }
 
 /* One connection: 0 = go on, -EAGAIN = no more, -EBUSY = not now, -ECANCELED = l is gone. */
@@ -63,7 +83,6 @@ static int accept_one(struct listener *l, struct handle *h)
 {
 	struct sockaddr_storage peer = { 0 };
 	socklen_t len = sizeof(peer);
-	bool gone = false;
 	int fd = accept4(h->fd, (struct sockaddr *)&peer, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd == -1) {
 		switch (errno) {
@@ -79,12 +98,11 @@ static int accept_one(struct listener *l, struct handle *h)
 			return -EBUSY;
 		}
 	}
-	// cppcheck-suppress autoVariables
-	l->gone = &gone;
+	shared.accepting = l;
 	l->accept(l->arg, fd, (const struct sockaddr *)&peer);
-	if (gone)
+	if (!shared.accepting)
 		return -ECANCELED;
-	l->gone = NULL;
+	shared.accepting = NULL;
 	return 0;
 }
 
@@ -128,25 +146,34 @@ static int start(struct listener *l, struct handle *h, int fd)
 	return r;
 }
 
+/* The port that fd is bound to, or -errno: the kernel is asked only if it had the choice. */
+static int bound_port(int fd, const struct sockaddr_storage *asked)
+{
+	/* A sockaddr_in has its port in the same place. */
+	struct sockaddr_in6 bound;
+	socklen_t len = sizeof(bound);
+	memcpy(&bound, asked, sizeof(bound));
+	if (bound.sin6_port == 0 && getsockname(fd, (struct sockaddr *)&bound, &len) == -1)
+		return -errno;
+	return ntohs(bound.sin6_port);
+}
+
 static int bind_tcp(struct listener *l, struct handle *h, const struct sockaddr_storage *ss,
 		    socklen_t len)
 {
 	const int on = 1, off = 0;
-	struct sockaddr_in6 bound = { 0 };
-	socklen_t bound_len = sizeof(bound);
 	int fd = socket(ss->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd == -1)
 		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
 	if (ss->ss_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
-	if (bind(fd, (const struct sockaddr *)ss, len) == -1 ||
-	    getsockname(fd, (struct sockaddr *)&bound, &bound_len) == -1) {
-		int r = -errno;
+	int r = bind(fd, (const struct sockaddr *)ss, len) == -1 ? -errno : bound_port(fd, ss);
+	if (r < 0) {
 		close(fd);
 		return r;
 	}
-	l->port = ntohs(bound.sin6_port); /* a sockaddr_in has it in the same place */
+	l->port = (uint16_t)r;
 	return start(l, h, fd);
 }
 
@@ -215,29 +242,37 @@ static int bind_private(int fd, const struct sockaddr_un *un, socklen_t len)
 	return r;
 }
 
+/* Remembers the file that was just made; abstract sockets have none. */
+static struct socket_file *file_new(const struct sockaddr_un *un)
+{
+	struct stat st;
+	if (un->sun_path[0] == '\0' || lstat(un->sun_path, &st) == -1)
+		return NULL;
+	struct socket_file *f = xmalloc(sizeof(*f) + sizeof(un->sun_path) + 1);
+	*f = (struct socket_file){ .dev = st.st_dev, .ino = st.st_ino };
+	snprintf(f->path, sizeof(un->sun_path) + 1, "%.*s", (int)sizeof(un->sun_path),
+		 un->sun_path);
+	return f;
+}
+
 static int bind_unix(struct listener *l, const struct addr *a)
 {
 	struct sockaddr_storage ss;
-	struct stat st;
+	struct sockaddr_un un;
 	socklen_t len;
-	int r, fd;
 	addr_literal(a, &ss, &len);
-	memcpy(&l->un, &ss, sizeof(l->un));
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	memcpy(&un, &ss, sizeof(un));
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd == -1)
 		return -errno;
-	r = bind_private(fd, &l->un, len);
-	if (r == -EADDRINUSE && is_stale(&l->un, len) && unlink(l->un.sun_path) == 0)
-		r = bind_private(fd, &l->un, len);
+	int r = bind_private(fd, &un, len);
+	if (r == -EADDRINUSE && is_stale(&un, len) && unlink(un.sun_path) == 0)
+		r = bind_private(fd, &un, len);
 	if (r < 0) {
 		close(fd);
-		l->un.sun_path[0] = '\0';
 		return r;
 	}
-	if (l->un.sun_path[0] && lstat(l->un.sun_path, &st) == 0) {
-		l->dev = st.st_dev;
-		l->ino = st.st_ino;
-	}
+	l->file = file_new(&un);
 	return start(l, &l->handle[0], fd);
 }
 
@@ -266,8 +301,10 @@ struct listener *listener_new(struct reactor *rx, const struct addr *a, listener
 	l->handle[0].fd = l->handle[1].fd = -1;
 	task_init(&l->task, listener_run);
 	timer_init(&l->pause, listener_resume);
-	l->spare = spare_open();
-	*err = l->spare == -1 ? -errno : bind_addr(l, a);
+	shared.count++;
+	*err = spare_open();
+	if (*err == 0)
+		*err = bind_addr(l, a);
 	if (*err < 0) {
 		listener_close(l);
 		return NULL;
@@ -276,27 +313,27 @@ struct listener *listener_new(struct reactor *rx, const struct addr *a, listener
 }
 
 /* Removes our socket file, unless a successor has put its own in that place. */
-static void unlink_own(const struct listener *l)
+static void file_end(struct socket_file *f)
 {
 	struct stat st;
-	if (l->un.sun_path[0] && lstat(l->un.sun_path, &st) == 0 && st.st_dev == l->dev &&
-	    st.st_ino == l->ino)
-		unlink(l->un.sun_path);
+	if (f && lstat(f->path, &st) == 0 && st.st_dev == f->dev && st.st_ino == f->ino)
+		unlink(f->path);
+	free(f);
 }
 
 void listener_close(struct listener *l)
 {
 	if (!l)
 		return;
-	if (l->gone)
-		*l->gone = true;
-	unlink_own(l);
+	if (shared.accepting == l)
+		shared.accepting = NULL;
+	file_end(l->file);
 	task_cancel(&l->task);
 	timer_clear(l->rx, &l->pause);
 	for (size_t i = 0; i < ARRAY_LEN(l->handle); i++)
 		handle_close(&l->handle[i]);
-	if (l->spare != -1)
-		close(l->spare);
+	if (--shared.count == 0)
+		spare_close();
 	free(l);
 }
 

@@ -7,6 +7,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <net/if.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -360,6 +361,50 @@ static void test_timeout(void **state)
 	close(fd);
 }
 
+struct clock {
+	struct timer timer;
+	bool over;
+};
+
+static void clock_fire(struct timer *t)
+{
+	container_of(t, struct clock, timer)->over = true;
+}
+
+static void turn_for(struct fixture *f, uint64_t ms)
+{
+	struct clock c = { .over = false };
+	timer_init(&c.timer, clock_fire);
+	timer_set(f->rx, &c.timer, ms);
+	reactor_run_until(f->rx, &c.over);
+}
+
+/* One more attempt beside the first, begun anew now and then, but never more than these two. */
+static void test_silence_is_asked_again(void **state)
+{
+	struct fixture *f = *state;
+	uint16_t port = 0;
+	int fd = server("127.0.0.1", &port, 0), waiting[3];
+	struct addr a = at_port("127.0.0.1", port);
+	fill("127.0.0.1", port, waiting);
+	dial_start(f, &a, 20000);
+	turn_for(f, 200);
+	assert_int_equal(reactor_stats(f->rx)->handles, 1);
+	turn_for(f, 1600);
+	assert_int_equal(reactor_stats(f->rx)->handles, 2);
+	assert_false(f->settled);
+	close_all(waiting);
+	int got;
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	while ((got = accept(fd, NULL, NULL)) != -1)
+		close(got);
+	reactor_run_until(f->rx, &f->settled);
+	assert_int_equal(f->code, 0);
+	assert_int_equal(reactor_stats(f->rx)->handles, 1);
+	assert_int_equal(reactor_stats(f->rx)->timers, 0);
+	close(fd);
+}
+
 static int unix_server(const struct addr *a, int backlog)
 {
 	struct sockaddr_storage ss;
@@ -491,6 +536,7 @@ int main(void)
 		TEST(test_first_family_preferred),
 		TEST(test_telling_error),
 		TEST(test_timeout),
+		TEST(test_silence_is_asked_again),
 		TEST(test_unix),
 		TEST(test_unix_missing),
 		TEST(test_unix_dead),

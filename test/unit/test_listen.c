@@ -268,14 +268,20 @@ static void poll_client(struct task *t)
 	p->done = true;
 }
 
-static int verdict(struct fixture *f, int fd, const struct addr *to)
+static int connect_to(int fd, const struct addr *to)
 {
-	struct poller p = { .rx = f->rx, .fd = fd };
 	struct sockaddr_storage ss;
 	socklen_t len;
 	addr_literal(to, &ss, &len);
-	if (connect(fd, (struct sockaddr *)&ss, len) == -1)
-		return errno;
+	return connect(fd, (struct sockaddr *)&ss, len) == -1 ? errno : 0;
+}
+
+static int verdict(struct fixture *f, int fd, const struct addr *to)
+{
+	struct poller p = { .rx = f->rx, .fd = fd };
+	int r = connect_to(fd, to);
+	if (r != 0)
+		return r;
 	task_init(&p.task, poll_client);
 	task_wake(p.rx, &p.task);
 	reactor_run_until(p.rx, &p.done);
@@ -287,8 +293,8 @@ static int starve(void)
 {
 	const struct rlimit low = { 64, 64 };
 	struct fixture f = { 0 };
-	struct addr a = at("127.0.0.1:0");
-	int client_fd[3], err, last = -1, fd;
+	struct addr a = at("127.0.0.1:0"), other = a;
+	int client_fd[5], err, last = -1, fd;
 	if (setrlimit(RLIMIT_NOFILE, &low) == -1)
 		return 1;
 	f.rx = reactor_new();
@@ -296,6 +302,10 @@ static int starve(void)
 	if (!f.l)
 		return 2;
 	a.port = listener_port(f.l);
+	struct listener *second = listener_new(f.rx, &other, on_accept, &f, &err);
+	if (!second)
+		return 7;
+	other.port = listener_port(second);
 	for (size_t i = 0; i < ARRAY_LEN(client_fd); i++)
 		client_fd[i] = socket(AF_INET, SOCK_STREAM, 0);
 	while ((fd = dup(0)) != -1)
@@ -308,7 +318,20 @@ static int starve(void)
 	close(last);
 	if (verdict(&f, client_fd[2], &a) != 0 || f.accepted != 1) /* served: end of stream */
 		return 6;
+	/* The one spare descriptor serves all listeners, again and again. */
+	if ((fd = dup(0)) == -1 || verdict(&f, client_fd[3], &other) != ECONNRESET)
+		return 8;
+	close(fd);
+	/* It is no failure that after the last connection there is neither a next one nor a
+	 * descriptor for it. */
+	f.keep = true;
+	if (connect_to(client_fd[4], &a) != 0)
+		return 9;
+	wait_for(&f, 2);
+	if (f.accepted != 2 || dup(0) != -1 || reactor_stats(f.rx)->timers != 0)
+		return 10;
 	listener_close(f.l);
+	listener_close(second);
 	reactor_free(f.rx);
 	return 0;
 }
@@ -325,6 +348,37 @@ static void test_out_of_descriptors(void **state)
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFEXITED(status));
 	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static int open_descriptors(void)
+{
+	int n = 0;
+	for (int fd = 0; fd < 256; fd++)
+		n += fcntl(fd, F_GETFD) != -1;
+	return n;
+}
+
+static void test_thousands_cost_a_descriptor_each(void **state)
+{
+	struct fixture *f = *state;
+	struct listener *many[20];
+	int before = open_descriptors(), err;
+	for (size_t i = 0; i < ARRAY_LEN(many); i++) {
+		struct addr a = at("127.0.0.1:0");
+		many[i] = listener_new(f->rx, &a, on_accept, f, &err);
+		assert_non_null(many[i]);
+	}
+	assert_int_equal(open_descriptors(), before + (int)ARRAY_LEN(many) + 1);
+	/* A port that was asked for is the port that is told, without asking the kernel. */
+	struct addr again = at("127.0.0.1:0");
+	again.port = listener_port(many[0]);
+	listener_close(many[0]);
+	many[0] = listener_new(f->rx, &again, on_accept, f, &err);
+	assert_non_null(many[0]);
+	assert_int_equal(listener_port(many[0]), again.port);
+	for (size_t i = 0; i < ARRAY_LEN(many); i++)
+		listener_close(many[i]);
+	assert_int_equal(open_descriptors(), before);
 }
 
 /* --- unix sockets --- */
@@ -431,6 +485,7 @@ int main(void)
 		TEST(test_closed_by_owner_in_callback),
 		TEST(test_budget),
 		cmocka_unit_test(test_out_of_descriptors),
+		TEST(test_thousands_cost_a_descriptor_each),
 		TEST(test_unix),
 		TEST(test_unix_stale),
 		TEST(test_unix_never_replaces_a_file),
