@@ -401,6 +401,7 @@ static struct tls_stream *stream_new(struct tls_config *config, struct stream *l
 	t->s = (struct stream){ .ops = &tls_ops, .rx = lower->rx };
 	t->lower = lower;
 	t->config = tls_config_ref(config);
+	t->records.renew_after = config->renew_after;
 	t->chunk = IN_MIN;
 	task_init(&t->task, run);
 	timer_init(&t->timer, too_late);
