@@ -1,10 +1,9 @@
-#include "reactor/tls_config.h"
+#include "reactor/tls_int.h"
 
 #include <openssl/err.h>
 #include <openssl/pool.h>
 #include <openssl/ssl.h>
 
-#include "reactor/tls.h"
 #include "reactor/tls_trust.h"
 
 /* What both sides may sign with: BoringSSL's list and Ed25519. */
@@ -43,6 +42,7 @@ struct tls_config *tls_config_new(const struct tls_options *o, bool server, char
 	SSL_CTX_set_max_proto_version(c->ctx, TLS1_3_VERSION);
 	SSL_CTX_set_options(c->ctx, SSL_OP_NO_TICKET);
 	SSL_CTX_set_session_cache_mode(c->ctx, SSL_SESS_CACHE_OFF);
+	SSL_CTX_set_keylog_callback(c->ctx, tls_on_secret);
 	BUG_ON(!SSL_CTX_set1_curves_list(c->ctx, "X25519:P-256:P-384") ||
 	       !SSL_CTX_set_verify_algorithm_prefs(c->ctx, signatures, ARRAY_LEN(signatures)));
 	if (!o->cert_file != !o->key_file) {

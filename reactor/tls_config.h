@@ -13,9 +13,10 @@ struct tls_config {
 	X509_STORE *roots; /* NULL only where nothing is verified against it */
 	unsigned refs;
 	bool server;
-	bool verify;   /* asks for the peer's certificate */
-	bool insecure; /* and believes it whatever it says */
-	bool has_cert; /* has one to show */
+	bool verify;          /* asks for the peer's certificate */
+	bool insecure;        /* and believes it whatever it says */
+	bool has_cert;        /* has one to show */
+	uint64_t renew_after; /* records under one key, 0: as tls_record.h says */
 };
 
 #endif
