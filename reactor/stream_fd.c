@@ -97,14 +97,26 @@ static ssize_t fd_read(struct stream *s, const struct iovec *iov, int n)
 	return got == 0 ? 0 : outcome(f, READY_IN, got, iov_total(iov, n));
 }
 
+/* "Open yet?" A reset is known before a read or write meets it. */
+static int open_yet(const struct fd_stream *f)
+{
+	int no = refusal(f, READY_OUT), error = 0;
+	socklen_t len = sizeof(error);
+	if (no && (no != -EAGAIN || f->kind == FD_PENDING))
+		return no;
+	if (f->h.ready & READY_HUP && is_socket(f))
+		getsockopt(f->h.fd, SOL_SOCKET, SO_ERROR, &error, &len);
+	return -error;
+}
+
 static ssize_t fd_write(struct stream *s, const struct iovec *iov, int n)
 {
 	struct fd_stream *f = self(s);
+	if (n == 0)
+		return open_yet(f);
 	int no = refusal(f, READY_OUT);
 	if (no)
-		return n == 0 && no == -EAGAIN && f->kind != FD_PENDING ? 0 : no;
-	if (n == 0)
-		return 0;
+		return no;
 	ssize_t put;
 	do
 		put =

@@ -18,7 +18,7 @@
 #include "test/unit/turn.h"
 
 /* The promises of issue "Port forwarding": bytes of ours, each. */
-enum { LISTENER_MAX = 256, RELAY_MAX = 600, FRAMED_MAX = 1024 };
+enum { LISTENER_MAX = 256, FRAMED_MAX = 1024 };
 /* What may stay: freed pieces that the allocator counts as used, and the tables of streams. */
 enum { MANY = 200, LEFT_MAX = 16 * 1024 };
 
@@ -116,24 +116,6 @@ static void hang_up(const int *here, const int *there)
 	}
 }
 
-static void relays(void **state)
-{
-	static int here[MANY], there[MANY];
-	(void)state;
-	reactor_scratch(rx);
-	size_t before = heap();
-	for (size_t i = 0; i < MANY; i++) {
-		struct stream *a = socket_stream(&here[i]);
-		pump_start(rx, a, socket_stream(&there[i]), NULL, NULL);
-	}
-	chat(here, there);
-	if (counted)
-		assert_in_range((heap() - before) / MANY, 1, RELAY_MAX);
-	hang_up(here, there);
-	UNTIL(reactor_stats(rx)->handles == 0);
-	assert_all_back(before);
-}
-
 /* --- framed: both halves are in this process --- */
 
 static struct mux *half[2];
@@ -226,7 +208,6 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(listeners),
-		TEST(relays),
 		TEST(framed),
 		TEST(given_back),
 	};
