@@ -237,11 +237,20 @@ static ssize_t forgive_epipe(struct half *h, ssize_t r)
 	return 0;
 }
 
+/* A direction that waits for its dst does not read, and would not hear that its src was reset. */
+static ssize_t look(struct half *h, ssize_t r)
+{
+	if (r != -EAGAIN)
+		return r;
+	int n = stream_open_yet(h->src);
+	return n == -EPIPE || n >= 0 ? r : blame(h, h->src, n);
+}
+
 static void pump_run(struct task *t)
 {
 	struct pump *p = container_of(t, struct pump, task);
-	ssize_t up = forgive_epipe(&p->up, half_run(&p->up));
-	ssize_t down = forgive_epipe(&p->down, half_run(&p->down));
+	ssize_t up = look(&p->up, forgive_epipe(&p->up, half_run(&p->up)));
+	ssize_t down = look(&p->down, forgive_epipe(&p->down, half_run(&p->down)));
 	if (p->up.stirred || p->down.stirred)
 		p->last_moved_ms = reactor_now(p->rx);
 	p->up.stirred = p->down.stirred = false;

@@ -9,8 +9,14 @@
 
 #include "reactor/log.h"
 #include "reactor/timer.h"
+#include "reactor/trim.h"
 
-enum { EVENTS_PER_WAIT = 256, SLOW_TURN_US = 50 * 1000 };
+enum {
+	EVENTS_PER_WAIT = 256,
+	SLOW_TURN_US = 50 * 1000,
+	TRIM_MS = 1000,    /* memory is given back when the number of handles changed by */
+	TRIM_HANDLES = 256 /* this many, and then did not for so long */
+};
 
 struct reactor {
 	int epoll;
@@ -21,6 +27,7 @@ struct reactor {
 	struct timer_heap timers;
 	struct reactor_stats stats;
 	char *scratch;
+	uint64_t trim_at, trim_handles; /* 0: no storm; the handles then */
 };
 
 static uint64_t clock_us(void)
@@ -63,6 +70,7 @@ struct reactor *reactor_new(void)
 	list_init(&rx->queue);
 	list_init(&rx->deferred);
 	rx->now = clock_us() / 1000;
+	rx->trim_at = rx->now + TRIM_MS; /* the start is a storm, too */
 	return rx;
 }
 
@@ -191,11 +199,30 @@ static int wait_ms(const struct reactor *rx)
 	if (!list_empty(&rx->queue) || !list_empty(&rx->deferred))
 		return 0;
 	const struct timer *first = timer_heap_first(&rx->timers);
-	if (!first)
+	uint64_t at = first ? first->at : UINT64_MAX;
+	if (rx->trim_at)
+		at = MIN(at, rx->trim_at);
+	if (at == UINT64_MAX)
 		return -1;
-	if (first->at <= rx->now)
+	if (at <= rx->now)
 		return 0;
-	return (int)MIN(first->at - rx->now, (uint64_t)INT32_MAX);
+	return (int)MIN(at - rx->now, (uint64_t)INT32_MAX);
+}
+
+/* Thousands of connections that came or went leave holes in the heap. */
+static void trim(struct reactor *rx)
+{
+	uint64_t n = rx->stats.handles, before = rx->trim_handles;
+	bool changed = n > before + TRIM_HANDLES || n + TRIM_HANDLES < before;
+	if (changed) {
+		rx->trim_handles = n;
+		rx->trim_at = rx->now + TRIM_MS;
+	} else if (rx->trim_at && rx->now >= rx->trim_at) {
+		rx->trim_at = 0;
+		free(rx->scratch);
+		rx->scratch = NULL;
+		memory_trim();
+	}
 }
 
 /* Records readiness of the whole batch before any handler runs, so that no handler can free what a
@@ -251,6 +278,7 @@ static void turn(struct reactor *rx)
 	run_timers(rx);
 	run_list(&rx->queue);
 	run_list(&rx->deferred);
+	trim(rx);
 
 	uint64_t took = clock_us() - start;
 	rx->stats.turns++;

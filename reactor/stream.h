@@ -6,7 +6,8 @@
  * Every verb returns progress, or -EAGAIN (the bound task will be woken when trying again may
  * help), or a fatal negative code (err.h; stream_why() has the sentence).
  * Streams are born usable: while dialling, handshaking or opening the verbs say -EAGAIN, and a
- * failure comes out of the first verb. An empty write (n = 0) asks "open yet?": 0 means yes.
+ * failure comes out of the first verb. An empty write (n = 0) asks "open yet?": 0 means yes. It may
+ * be asked any time, also after shut, and tells of a failure that no other verb has met yet.
  * One owner at a time. An upper stream owns its lower one; close() closes down the stack.
  * Wake-ups may be spurious.
  */

@@ -12,14 +12,26 @@
 
 enum fd_kind { FD_PENDING = 0, FD_FAILED, FD_TCP, FD_SOCKET, FD_PIPE, FD_OTHER };
 
+/* Tells the dialler that its stream is gone. */
+struct drop {
+	void (*run)(void *);
+	void *arg;
+};
+
+struct failure {
+	int code;
+	char *why;
+};
+
+/* Thousands of these idle: what an open one does not need is elsewhere. */
 struct fd_stream {
 	struct stream s;
 	struct handle h; /* h.owner is the bound task in every state */
 	enum fd_kind kind;
-	int code; /* FD_FAILED */
-	char *why;
-	void (*drop)(void *); /* FD_PENDING: tells the dialler that its stream is gone */
-	void *drop_arg;
+	union {
+		struct drop *drop;       /* FD_PENDING, may be NULL */
+		struct failure *failure; /* FD_FAILED */
+	};
 };
 
 static const struct stream_ops fd_ops;
@@ -40,7 +52,7 @@ static int refusal(const struct fd_stream *f, unsigned bit)
 	if (f->kind == FD_PENDING)
 		return -EAGAIN;
 	if (f->kind == FD_FAILED)
-		return f->code;
+		return f->failure->code;
 	if (f->h.fd == -1)
 		return -EPIPE;
 	return f->h.ready & bit ? 0 : -EAGAIN;
@@ -85,14 +97,26 @@ static ssize_t fd_read(struct stream *s, const struct iovec *iov, int n)
 	return got == 0 ? 0 : outcome(f, READY_IN, got, iov_total(iov, n));
 }
 
+/* "Open yet?" A reset is known before a read or write meets it. */
+static int open_yet(const struct fd_stream *f)
+{
+	int no = refusal(f, READY_OUT), error = 0;
+	socklen_t len = sizeof(error);
+	if (no && (no != -EAGAIN || f->kind == FD_PENDING))
+		return no;
+	if (f->h.ready & READY_HUP && is_socket(f))
+		getsockopt(f->h.fd, SOL_SOCKET, SO_ERROR, &error, &len);
+	return -error;
+}
+
 static ssize_t fd_write(struct stream *s, const struct iovec *iov, int n)
 {
 	struct fd_stream *f = self(s);
+	if (n == 0)
+		return open_yet(f);
 	int no = refusal(f, READY_OUT);
 	if (no)
-		return n == 0 && no == -EAGAIN && f->kind != FD_PENDING ? 0 : no;
-	if (n == 0)
-		return 0;
+		return no;
 	ssize_t put;
 	do
 		put =
@@ -135,7 +159,7 @@ static int fd_shut(struct stream *s)
 	if (f->kind == FD_PENDING)
 		return -EAGAIN;
 	if (f->kind == FD_FAILED)
-		return f->code;
+		return f->failure->code;
 	if (is_socket(f)) {
 		if (shutdown(f->h.fd, SHUT_WR) == -1 && errno != ENOTCONN)
 			return -errno;
@@ -145,17 +169,26 @@ static int fd_shut(struct stream *s)
 	return 0;
 }
 
+static void failure_free(struct failure *why)
+{
+	free(why->why);
+	free(why);
+}
+
 static void fd_close(struct stream *s, int why)
 {
 	struct fd_stream *f = self(s);
 	if (f->kind == FD_PENDING && f->drop)
-		f->drop(f->drop_arg);
+		f->drop->run(f->drop->arg);
 	if (why < 0 && f->kind == FD_TCP) {
 		struct linger abort_it = { .l_onoff = 1, .l_linger = 0 };
 		setsockopt(f->h.fd, SOL_SOCKET, SO_LINGER, &abort_it, sizeof(abort_it));
 	}
 	handle_close(&f->h);
-	free(f->why);
+	if (f->kind == FD_PENDING)
+		free(f->drop);
+	if (f->kind == FD_FAILED)
+		failure_free(f->failure);
 	free(f);
 }
 
@@ -169,7 +202,8 @@ static void fd_bind(struct stream *s, struct task *t)
 
 static const char *fd_why(struct stream *s)
 {
-	return self(s)->why;
+	const struct fd_stream *f = self(s);
+	return f->kind == FD_FAILED ? f->failure->why : NULL;
 }
 
 static const struct stream_ops fd_ops = {
@@ -212,7 +246,6 @@ void fd_stream_attach(struct stream *s, int fd)
 	struct fd_stream *f = self(s);
 	struct task *owner = f->h.owner;
 	BUG_ON(f->kind != FD_PENDING);
-	f->drop = NULL;
 	int r = handle_open(&f->h, s->rx, fd, owner);
 	if (r < 0) {
 		close(fd);
@@ -220,6 +253,8 @@ void fd_stream_attach(struct stream *s, int fd)
 		fd_stream_fail(s, r, NULL);
 		return;
 	}
+	free(f->drop);
+	f->drop = NULL;
 	f->kind = kind_of(fd);
 	/* Try before asking: a fresh socket is writable, and its first bytes may be there. */
 	f->h.ready = READY_IN | READY_OUT;
@@ -231,10 +266,10 @@ void fd_stream_fail(struct stream *s, int code, const char *why)
 {
 	struct fd_stream *f = self(s);
 	BUG_ON(f->kind != FD_PENDING);
-	f->drop = NULL;
+	free(f->drop);
+	f->failure = xmalloc(sizeof(*f->failure));
+	*f->failure = (struct failure){ code, why ? xstrdup(why) : NULL };
 	f->kind = FD_FAILED;
-	f->code = code;
-	f->why = why ? xstrdup(why) : NULL;
 	if (f->h.owner)
 		task_wake(s->rx, f->h.owner);
 }
@@ -242,8 +277,9 @@ void fd_stream_fail(struct stream *s, int code, const char *why)
 void fd_stream_on_drop(struct stream *s, void (*drop)(void *), void *arg)
 {
 	struct fd_stream *f = self(s);
-	f->drop = drop;
-	f->drop_arg = arg;
+	BUG_ON(f->kind != FD_PENDING || f->drop);
+	f->drop = xmalloc(sizeof(*f->drop));
+	*f->drop = (struct drop){ drop, arg };
 }
 
 struct stream *fd_stream_new(struct reactor *rx, int fd)

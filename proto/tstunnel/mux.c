@@ -247,7 +247,8 @@ static int on_stream_frame(struct mux *m, const struct frame *f, struct slice pa
 		if (s->by_peer || s->accepted)
 			return fault(m, "OPENED twice or for a stream of the wrong side");
 		s->accepted = true;
-		s->opened_json = xslicedup(payload);
+		if (payload.n) /* a forward's has none, and there may be thousands */
+			s->opened_json = xslicedup(payload);
 		mux_stream_wake(s);
 		return 0;
 	case FRAME_WINDOW:

@@ -93,11 +93,11 @@ static ssize_t sim_write(struct stream *s, const struct iovec *iov, int n)
 
 	if (e->reset < 0)
 		return e->reset;
+	if (n == 0)
+		return 0;
 	BUG_ON(e->shut);
 	for (int i = 0; i < n; i++)
 		total += iov[i].iov_len;
-	if (n == 0)
-		return 0;
 	BUG_ON(total == 0);
 	if (to->closed)
 		return -EPIPE;

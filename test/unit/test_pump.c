@@ -332,6 +332,28 @@ static void a_reset_is_passed_on(void **state)
 	}
 }
 
+/* The other side reads nothing, so nothing is read here, and yet it is noticed. */
+static void a_reset_behind_a_stalled_reader_is_noticed(void **state)
+{
+	(void)state;
+	static char piece[65536];
+	int a, b;
+	rig(TCP, UNIX, &a, &b);
+	for (int i = 0, quiet = 0; quiet < 100; i++) {
+		quiet = write(a, piece, sizeof(piece)) == -1 ? quiet + 1 : 0;
+		turn_once(rx);
+		assert_true(i < 10000);
+	}
+	assert_int_equal(0, ended);
+	struct linger abrupt = { 1, 0 };
+	setsockopt(a, SOL_SOCKET, SO_LINGER, &abrupt, sizeof(abrupt));
+	close(a);
+	UNTIL(ended == 1);
+	assert_int_equal(-ECONNRESET, end.code);
+	assert_true(end.a_failed);
+	close(b);
+}
+
 static void the_sentence_is_the_failed_streams(void **state)
 {
 	(void)state;
@@ -517,6 +539,7 @@ int main(void)
 		T(seeds_go_first),
 		T(epipe_ends_one_direction),
 		T(a_reset_is_passed_on),
+		T(a_reset_behind_a_stalled_reader_is_noticed),
 		T(the_sentence_is_the_failed_streams),
 		T(an_idle_pump_ends),
 		T(a_slow_reader_is_not_idle),
