@@ -1,15 +1,17 @@
 #include "reactor/reactor.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "reactor/buf.h"
 #include "reactor/log.h"
+#include "reactor/pipe.h"
 #include "reactor/timer.h"
-#include "reactor/trim.h"
 
 enum {
 	EVENTS_PER_WAIT = 256,
@@ -221,7 +223,9 @@ static void trim(struct reactor *rx)
 		rx->trim_at = 0;
 		free(rx->scratch);
 		rx->scratch = NULL;
-		memory_trim();
+		block_trim();
+		pipe_trim();
+		malloc_trim(0);
 	}
 }
 
