@@ -1,0 +1,6 @@
+"""Line plots as SVG, by hand."""
+FILES = {}
+
+
+def draw(results):
+    return {}
