@@ -52,6 +52,7 @@ all: $(programs:%=$(BIN)/%) $(room_lib)
 unit: $(unit_tests:%=$(OUT)/unit/%)
 fuzz: $(fuzz_targets:%=$(BIN)/%)
 bench: $(bench_tools:%=$(OUT)/bench/%)
+	@:
 
 print-cflags:
 	@echo $(filter-out -Werror,$(CFLAGS))
