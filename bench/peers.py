@@ -90,11 +90,11 @@ def socat(port, _between, target):
                               f"TCP4:127.0.0.1:{target},nodelay"])], []
 
 
-def haproxy_conf(port, bind, server, more=""):
+def haproxy_conf(port, bind, server, more="", conns=MAX):
     return f"""
 global
     nbthread 1
-    maxconn {MAX}
+    maxconn {conns}
     maxpipes 100
     {more}
 defaults
@@ -258,7 +258,7 @@ IdentityFile {d}/user
 UserKnownHostsFile {known}
 ExitOnForwardFailure yes
 IPQoS none
-LogLevel QUIET
+LogLevel ERROR
 """)
     return Program("ssh", ["ssh", "-N", "-F", conf, "-c", "aes128-gcm@openssh.com", "-p", between, "root@127.0.0.1"])
 

@@ -7,10 +7,14 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import evidence  # noqa: E402
 import peers as P  # noqa: E402
 import questions as Q  # noqa: E402
 import report  # noqa: E402
 import rig  # noqa: E402
+
+
+ALL = dict(Q.QUESTIONS, evidence=evidence.evidence)
 
 
 def options():
@@ -18,7 +22,7 @@ def options():
     a.add_argument("--quick", action="store_true", help="under 3 minutes: fewer peers, shorter runs")
     a.add_argument("--out", metavar="DIR", help="where RESULTS.md and plots/ go (default bench/; with --only or "
                    "--peers nowhere)")
-    a.add_argument("--only", metavar="LIST", help="questions: " + ",".join(Q.QUESTIONS) + ",evidence")
+    a.add_argument("--only", metavar="LIST", help="questions: " + ",".join(ALL))
     a.add_argument("--peers", metavar="LIST", help=",".join(P.BY_NAME))
     a.add_argument("--rounds", type=int, metavar="N", help="runs of each (default 5; quick 2)")
     a.add_argument("--time", type=float, metavar="S", help="seconds of each run (default 1; quick 0.4)")
@@ -52,7 +56,7 @@ def measure(plan, wanted, results):
             plan.peers.remove(peer)
             results["missing"][peer.name] = why
             print(f"not measured: {peer.name}: {why}", flush=True)
-    for name, ask in Q.QUESTIONS.items():
+    for name, ask in ALL.items():
         if name in wanted:
             began = time.monotonic()
             print(f"== {name}", flush=True)
@@ -66,8 +70,8 @@ def main():
     if o.render:
         with open(o.render) as f:
             return finish(json.load(f), o.out)
-    wanted = o.only.split(",") if o.only else list(Q.QUESTIONS) + ["evidence"]
-    unknown = [n for n in wanted if n not in Q.QUESTIONS and n != "evidence"]
+    wanted = o.only.split(",") if o.only else list(ALL)
+    unknown = [n for n in wanted if n not in ALL]
     if unknown:
         sys.exit(f"bench: no question {unknown[0]}")
     rig.need_programs([rig.TOOLS + "/load", rig.TOOLS + "/relay", rig.BIN + "/tsctl", rig.BIN + "/guest",

@@ -85,9 +85,14 @@ def connect(results):
     return [r for r in rows if r[2] is not None]
 
 
-def idle_bytes(run, n):
-    """Bytes a connection, half by half."""
-    return [max(0, m - r[0]) / int(n) for m, r in zip(run["steps"][n], run["rest"])]
+def idle_held(run):
+    return max(1, *(int(n) for n in run["steps"]))
+
+
+def idle_bytes(run):
+    """Bytes a connection, half by half, when the most were held."""
+    n = idle_held(run)
+    return [max(0, m - r[0]) / n for m, r in zip(run["steps"][str(n)], run["rest"])]
 
 
 def idle(results):
@@ -96,13 +101,14 @@ def idle(results):
         if ours not in results["idle"]:
             continue
         run = results["idle"][ours]["run"][0]
-        n = max(run["steps"], key=int)
-        per = idle_bytes(run, n)
+        held = idle_held(run)
+        per = idle_bytes(run)
+        rows.append(row(f"idle, {what}: {run['wanted']:,} held", held, run["wanted"], True, "{:,}"))
         for value, half in zip(per, ("tsctl", "guest")):
             rows.append(row(f"idle, {what}, {half}: at most {limit} bytes", value, limit, show="{:.0f}", unit=" bytes"))
-        for after, rest, held, half in zip(run["after"], run["rest"], run["steps"][n], ("tsctl", "guest")):
-            back = (held - after) / max(1, held - rest[0])
-            rows.append(row(f"idle, {what}, {half}: given back on close (90 %)", back * 100, 90, True, "{:.0f}", " %"))
+        for after, rest, then, half in zip(run["after"], run["rest"], run["steps"][str(held)], ("tsctl", "guest")):
+            back = (then - after) / max(1, then - rest[0])
+            rows.append(row(f"idle, {what}, {half}: given back on close (90 %)", max(0, back) * 100, 90, True, "{:.0f}", " %"))
         for rest, half in zip(run["rest"], ("tsctl", "guest")):
             rows.append(row(f"{what}, {half}: under 4 MB at rest (resident, shared libraries included)", rest[1] / 1e6, 4,
                             show="{:.1f}", unit=" MB"))
