@@ -192,7 +192,9 @@ test_fuzz() {
 test_e2e() {
 	local xml=$out/e2e.xml n=() a
 	rm -f "$xml"
-	as_root env TSTUNNEL_BIN="$PWD/$bin" TSTUNNEL_SAN="$SAN" PYTHONDONTWRITEBYTECODE=1 \
+	mk bench # its load generator is tested, too
+	as_root env TSTUNNEL_BIN="$PWD/$bin" TSTUNNEL_BENCH="$PWD/$out/bench" TSTUNNEL_SAN="$SAN" \
+		PYTHONDONTWRITEBYTECODE=1 \
 		"$PYTHON" -m pytest -p no:cacheprovider -q --tb=short -rs --junitxml="$PWD/$xml" \
 		test/e2e "$@" </dev/null || true
 	[ -s "$xml" ] || { count 0 1; return; }

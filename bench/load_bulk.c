@@ -27,9 +27,12 @@ static void broke(struct stream *s, int way, const char *how)
 {
 	int first = first_way(s);
 	s->way[way].dead = true;
-	if (way != first && s->way[first].fin)
+	if (way != first && s->way[first].fin) {
 		s->state |= HALF_LOST;
-	else if (!(s->state & SHORT)) {
+		return;
+	}
+	s->way[!way].dead = true; /* the order of the two ends is lost */
+	if (!(s->state & SHORT)) {
 		s->state |= SHORT;
 		fprintf(stderr, "load: stream %u %s: %s after %llu of %llu bytes\n", s->index,
 			way == UP ? "up" : "down", how, (unsigned long long)s->way[way].got,

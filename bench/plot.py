@@ -22,7 +22,7 @@ def ticks(low, high, log):
         return out
     step = 10 ** math.floor(math.log10((high - low) / 4 or 1))
     step *= next(m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= 6)
-    return [i * step for i in range(int(low / step), int(high / step) + 1)]
+    return [i * step for i in range(math.ceil(low / step), int(high / step) + 1)]
 
 
 def label(v):

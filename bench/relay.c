@@ -2,9 +2,9 @@
  * The bench's own relays, one hop, plain: what moving bytes costs at least.
  *   splice  through a pipe, no byte in user space: the limit that the tables name
  *   copy    through one 256 KB buffer
- *   corrupt, lose, deaf  copy, but wrong: a byte changed, a byte lost, no half close. For the test
- *           that shows that load notices.
- * A pair of connections, each edge-triggered; four buffers a turn, then to the back of the queue.
+ *   corrupt, lose, deaf, slam  copy, but wrong: a byte changed, a byte lost, a half close
+ * swallowed, a half close that ends both ways. For the test that shows that load notices. A pair of
+ * connections, each edge-triggered; four buffers a turn, then to the back of the queue.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,7 +18,7 @@
 
 #include "reactor/base.h"
 
-enum { SPLICE, COPY, CORRUPT, LOSE, DEAF };
+enum { SPLICE, COPY, CORRUPT, LOSE, DEAF, SLAM };
 enum { BUFFER = 256 * 1024, QUANTUM = 4, EVENTS = 256, POOL = 64, WRONG_AT = 100000 };
 
 struct end {
@@ -38,7 +38,7 @@ struct pair {
 	struct end end[2];
 };
 
-static const char *const NAMES[] = { "splice", "copy", "corrupt", "lose", "deaf" };
+static const char *const NAMES[] = { "splice", "copy", "corrupt", "lose", "deaf", "slam" };
 static char buffer[BUFFER];
 static int mode, epfd, pool[POOL][2], pooled;
 static struct list queue;
@@ -158,6 +158,7 @@ static bool move(struct end *from, struct end *to, bool *broken)
 		from->at = 0;
 		if (from->eof) {
 			from->done = true;
+			to->done |= mode == SLAM;
 			if (mode != DEAF)
 				shutdown(to->fd, SHUT_WR);
 		}
@@ -249,10 +250,11 @@ int main(int argc, char **argv)
 	struct sockaddr_in here, target;
 	struct rlimit files;
 	int listener, one = 1;
-	for (mode = SPLICE; argc == 4 && mode <= DEAF && strcmp(argv[1], NAMES[mode]) != 0; mode++)
+	for (mode = SPLICE; argc == 4 && mode <= SLAM && strcmp(argv[1], NAMES[mode]) != 0; mode++)
 		;
-	if (argc != 4 || mode > DEAF) {
-		fprintf(stderr, "Usage: relay splice|copy|corrupt|lose|deaf PORT TARGET-PORT\n");
+	if (argc != 4 || mode > SLAM) {
+		fprintf(stderr,
+			"Usage: relay splice|copy|corrupt|lose|deaf|slam PORT TARGET-PORT\n");
 		return 2;
 	}
 	here = address(argv[2]);
