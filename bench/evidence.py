@@ -11,7 +11,7 @@ import peers as P
 import rig
 from questions import say
 
-STREAMS, EACH_MB = 8, 25
+STREAMS = 8
 READS = ("read", "readv", "recvfrom", "recvmsg")
 WRITES = ("write", "writev", "sendto", "sendmsg")
 CALL = re.compile(r"^\d*\s*(?:<\.\.\. )?(\w+)(?:\(| resumed).*\) += (-?\d+)")
@@ -44,17 +44,17 @@ def count(path):
     return calls
 
 
-def strace(peer, way):
+def strace(peer, way, each_mb):
     """Rows of the table: one a half."""
     running = peer.start()
     rows = []
     try:
         traced = [(p, *trace(p)) for p in running.programs]
-        run = rig.load(way, running, conns=STREAMS, amount=EACH_MB, limit="60s")
+        run = rig.load(way, running, conns=STREAMS, amount=each_mb, limit="60s")
         for _, tracer, _ in traced:
             tracer.send_signal(signal.SIGINT)
             tracer.wait(10)
-        mb = STREAMS * EACH_MB
+        mb = STREAMS * each_mb
         for program, _, path in traced:
             calls = count(path)
             total = sum(c for c, _ in calls.values())
@@ -100,10 +100,10 @@ def evidence(plan, results):
         try:
             if shutil.which("strace"):
                 for way in ("up", "down"):
-                    rows += strace(peer, way)
+                    rows += strace(peer, way, plan.evidence_mb)
             if shutil.which("perf"):
                 perfs += f"\n### perf: {peer.name}, {STREAMS} streams up\n\n" + perf(peer)
         except (rig.BenchError, OSError) as e:
             say(f"  evidence: {peer.name}: {e}")
     results["evidence"] = {"rows": rows, "perf": perfs or "\nperf is not installed.\n", "streams": STREAMS,
-                           "mb": STREAMS * EACH_MB}
+                           "mb": STREAMS * plan.evidence_mb}

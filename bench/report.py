@@ -176,10 +176,10 @@ def idle(results):
         held = targets.idle_held(run)
         per = targets.idle_bytes(run)
         after = [(a - r[0]) / held for a, r in zip(run["after"], run["rest"])]
-        rest = [r[1] / 1e6 for r in run["rest"]]
+        rest = [f"{r[1] / 1e6:.1f} ({r[0] / 1e6:.1f})" for r in run["rest"]]
         rows.append([name(p), num(held), num(sum(per)), " + ".join(num(v) for v in per),
-                     " + ".join(num(max(0, v)) for v in after), " + ".join(num(v, 1) for v in rest)])
-    return out + table(["", "held", "bytes a connection", "each half", "kept", "program at rest, MB resident"], rows)
+                     " + ".join(num(max(0, v)) for v in after), " + ".join(rest)])
+    return out + table(["", "held", "bytes a connection", "each half", "kept", "program at rest: MB resident (anonymous)"], rows)
 
 
 def listen(results):

@@ -1,4 +1,5 @@
 """The bench's ground: a namespace of its own, programs on their core, what they cost."""
+import ctypes
 import json
 import mmap
 import os
@@ -18,6 +19,7 @@ WORK = "/run/bench"  # in our own mount namespace, on a tmpfs of our own
 
 CPUS = sorted(os.sched_getaffinity(0))
 RELAY_CPU, LOAD_CPU = CPUS[0], CPUS[-1]  # all relays on one, the load generator on the other
+CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET, PR_SET_PDEATHSIG = 0x20000, 0x20000000, 0x40000000, 1
 
 
 class BenchError(Exception):
@@ -27,14 +29,24 @@ class BenchError(Exception):
 # -- namespaces --------------------------------------------------------------------------------------
 
 def enter():
-    """Starts this program again in its own network, process and mount namespaces. All that it
-    starts ends with it, whatever ends it, and nothing stays in the file system."""
-    if os.environ.get("TSTUNNEL_BENCH_INSIDE") != str(os.getppid()):
-        if os.geteuid() != 0:
-            sys.exit("bench: makes namespaces: needs root")
-        os.environ["TSTUNNEL_BENCH_INSIDE"] = "0"  # the parent's number in the new namespace
-        os.execvp("unshare", ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount",
-                              "--mount-proc", sys.executable, "-B"] + sys.argv)
+    """From here on this is the first process of its own network, process and mount namespaces: all
+    that it starts ends with it, whatever ends it, and nothing stays in the file system."""
+    if os.geteuid() != 0:
+        sys.exit("bench: makes namespaces: needs root")
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET) != 0:
+        sys.exit(f"bench: unshare: {os.strerror(ctypes.get_errno())}")
+    child = os.fork()
+    if child:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells the child, too
+        for signo in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signo, lambda *_: os.kill(child, signal.SIGTERM))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        sys.exit(code if code >= 0 else 128 - code)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     # BBR paces even loopback, which hides every difference.
@@ -45,7 +57,6 @@ def enter():
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.sched_setaffinity(0, {LOAD_CPU})
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def sysctl(name, value):

@@ -74,8 +74,7 @@ def main():
     unknown = [n for n in wanted if n not in ALL]
     if unknown:
         sys.exit(f"bench: no question {unknown[0]}")
-    rig.need_programs([rig.TOOLS + "/load", rig.TOOLS + "/relay", rig.BIN + "/tsctl", rig.BIN + "/guest",
-                       "unshare", "ip"])
+    rig.need_programs([rig.TOOLS + "/load", rig.TOOLS + "/relay", rig.BIN + "/tsctl", rig.BIN + "/guest", "ip", "mount"])
     rig.enter()
     plan = plan_of(o)
     results = {"meta": report.machine(o.quick), "missing": {}}
