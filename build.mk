@@ -44,12 +44,15 @@ room_lib     := $(OUT)/rooms.a
 programs     := $(patsubst cmd/%/main.c,%,$(wildcard cmd/*/main.c))
 unit_tests   := $(patsubst %.c,%,$(notdir $(wildcard test/unit/test_*.c)))
 unit_shared  := $(call objects,$(filter-out test/unit/test_%.c,$(wildcard test/unit/*.c)))
+bench_tools  := load relay
 fuzz_targets := $(patsubst %.c,%,$(notdir $(wildcard fuzz/*.c)))
 
-.PHONY: all unit fuzz print-cflags FORCE
+.PHONY: all unit fuzz bench print-cflags FORCE
 all: $(programs:%=$(BIN)/%) $(room_lib)
 unit: $(unit_tests:%=$(OUT)/unit/%)
 fuzz: $(fuzz_targets:%=$(BIN)/%)
+bench: $(bench_tools:%=$(OUT)/bench/%)
+	@:
 
 print-cflags:
 	@echo $(filter-out -Werror,$(CFLAGS))
@@ -69,6 +72,13 @@ $(foreach p,$(programs),$(eval $(call program,$(p))))
 $(OUT)/unit/%: $(OUT)/test/unit/%.o $(unit_shared) $(room_lib) $(OUT)/flags
 	@mkdir -p $(@D)
 	@$(CC) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) -lcmocka $(ssl_libs)
+
+define bench_tool
+$(OUT)/bench/$(1): $(call objects,$(wildcard bench/$(1)*.c)) $(room_lib) $(OUT)/flags
+	@mkdir -p $$(@D)
+	@$(CC) $(LDFLAGS) -o $$@ $$(filter %.o %.a,$$^) $(ssl_libs)
+endef
+$(foreach t,$(bench_tools),$(eval $(call bench_tool,$(t))))
 
 $(fuzz_targets:%=$(BIN)/%): $(BIN)/%: $(OUT)/fuzz/%.o $(room_lib) $(OUT)/flags
 	@mkdir -p $(@D)

@@ -27,6 +27,8 @@ DEMO_PACKAGES="docker.io busybox-static openssl iproute2 iptables procps"
 TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python3-docker
 	python3-pytest curl"
 RELEASE_PACKAGES="g++ dpkg-dev"
+BENCH_PACKAGES="haproxy nginx libnginx-mod-stream stunnel4 socat openssh-server openssh-client
+	iproute2 util-linux strace linux-perf"
 LINT_PACKAGES="clang-format clang-tidy cppcheck shellcheck"
 
 say() { printf '== %s\n' "$*"; }
@@ -52,6 +54,19 @@ need() {
 	as_root apt-get -q update
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends \
 		"${missing[@]}" || die "could not install: ${missing[*]}"
+}
+
+# need_idle PACKAGE...: need, but what it installs is not started as a service.
+need_idle() {
+	local policy=/usr/sbin/policy-rc.d ours=no status=0
+	if command -v dpkg-query >/dev/null && [ ! -e "$policy" ]; then
+		ours=yes
+		printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+		as_root chmod 755 "$policy"
+	fi
+	(need "$@") || status=$?
+	if [ $ours = yes ]; then as_root rm -f "$policy"; fi
+	return $status
 }
 
 # Not a Debian: nothing is installed, but say at once what a build cannot do without.
@@ -96,6 +111,16 @@ cmd_demo() {
 	need $DEMO_PACKAGES
 	cmd_build
 	as_root env TSTUNNEL_BIN="$PWD/$bin" test/demo.sh
+}
+
+# cmd_bench [ARGUMENT OF bench/run.py...]
+cmd_bench() {
+	# shellcheck disable=SC2086
+	need $BUILD_PACKAGES
+	# shellcheck disable=SC2086
+	need_idle $BENCH_PACKAGES
+	mk all bench
+	as_root env TSTUNNEL_BIN="$PWD/$bin" TSTUNNEL_BENCH="$PWD/$out/bench" "$PYTHON" -B bench/run.py "$@"
 }
 
 passed=0 failed=0
@@ -167,7 +192,9 @@ test_fuzz() {
 test_e2e() {
 	local xml=$out/e2e.xml n=() a
 	rm -f "$xml"
-	as_root env TSTUNNEL_BIN="$PWD/$bin" TSTUNNEL_SAN="$SAN" PYTHONDONTWRITEBYTECODE=1 \
+	mk bench # its load generator is tested, too
+	as_root env TSTUNNEL_BIN="$PWD/$bin" TSTUNNEL_BENCH="$PWD/$out/bench" TSTUNNEL_SAN="$SAN" \
+		PYTHONDONTWRITEBYTECODE=1 \
 		"$PYTHON" -m pytest -p no:cacheprovider -q --tb=short -rs --junitxml="$PWD/$xml" \
 		test/e2e "$@" </dev/null || true
 	[ -s "$xml" ] || { count 0 1; return; }
@@ -330,6 +357,7 @@ cmd_help() {
   test [PART]         every test; PART: unit, fuzz, or e2e [PYTEST ARGUMENTS]
   fuzz NAME [SECONDS] one libFuzzer target, or all; 60 s if not said
   release             static programs, packed: build/release/tstunnel-*.tar.gz
+  bench [--quick]     speed and memory beside other relays, into bench/RESULTS.md; -h: more
   lint                formatting, static analysis, who includes whom
   deps                only install what the commands need
   clean               remove bin/ and build/
@@ -347,7 +375,7 @@ END
 command=${1:-build}
 if [ $# -gt 0 ]; then shift; fi
 case $command in
-deps | build | demo | test | fuzz | release | lint | clean | help) "cmd_$command" "$@" ;;
+deps | build | demo | test | fuzz | bench | release | lint | clean | help) "cmd_$command" "$@" ;;
 -h | --help) cmd_help ;;
 *) die "unknown command '$command'; see ./build.sh help" ;;
 esac
