@@ -100,6 +100,8 @@ static int fail_fault(struct tls_stream *t, const struct record_opened *o)
  * t->rest; or 0 after close_notify, or a fatal code; -EAGAIN when in is spent. */
 static ssize_t open_next(struct tls_stream *t, struct iovec out)
 {
+	if (t->peer_closed)
+		return 0;
 	while (t->in.len > 0) {
 		struct record_opened o;
 		struct slice in = buf_data(&t->in);
@@ -138,8 +140,6 @@ static ssize_t open_next(struct tls_stream *t, struct iovec out)
 static ssize_t next_data(struct tls_stream *t, struct iovec out)
 {
 	for (;;) {
-		if (t->peer_closed)
-			return 0;
 		ssize_t n = open_next(t, out);
 		if (n != -EAGAIN)
 			return n;
