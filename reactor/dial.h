@@ -1,7 +1,7 @@
 /*
  * Outgoing connections: a name becomes a stream. Resolves with our own stub resolver (dns.h), tries
- * both address families (RFC 8305, happy eyeballs), asks silent addresses anew every 500 ms, keeps a
- * deadline. Also addresses as text.
+ * both address families (RFC 8305, happy eyeballs), asks silent addresses anew every 500 ms, keeps
+ * a deadline. Also addresses as text.
  */
 #ifndef REACTOR_DIAL_H
 #define REACTOR_DIAL_H

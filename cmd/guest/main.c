@@ -4,6 +4,7 @@
 
 #include "cmd/guest/guest.h"
 #include "cmd/guest/worker.h"
+#include "proto/tstunnel/carrier.h"
 #include "reactor/child.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
@@ -170,6 +171,7 @@ static int listen_address(struct addr *a, char *err, size_t errlen)
 static void on_accept(void *arg, int fd, const struct sockaddr *peer)
 {
 	struct guest *g = arg;
+	carrier_tune(fd); /* it may become one, and under TLS it is out of reach */
 	struct stream *s = fd_stream_new(g->rx, fd);
 	if (g->tls) {
 		s = tls_server(g->tls, s);

@@ -158,12 +158,18 @@ static int not_http(struct carrier *c)
 	return -EAGAIN;
 }
 
+void carrier_tune(int fd)
+{
+	const int value = NOTSENT_LOWAT;
+	setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &value, sizeof(value));
+}
+
 static void opened(struct carrier *c)
 {
-	int fd = stream_fd(c->bottom), value = NOTSENT_LOWAT;
+	int fd = stream_fd(c->bottom);
 	if (fd != -1 && c->cfg->server.kind == ADDR_TCP) {
-		setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &value, sizeof(value));
-		value = USER_TIMEOUT_MS;
+		const int value = USER_TIMEOUT_MS;
+		carrier_tune(fd);
 		setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof(value));
 	}
 	timer_clear(c->s.rx, &c->timer);

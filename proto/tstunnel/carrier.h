@@ -25,5 +25,8 @@ struct carrier_config {
  * "dial tcp HOST:PORT: connection refused", "failed to establish TLS connection: x509: ...",
  * "HOST:PORT answered 404 Not Found to the tunnel request; is that a guest?". */
 struct stream *carrier_dial(struct reactor *, const struct carrier_config *cfg);
+/* For the server's side, too: has the kernel hold little (TCP_NOTSENT_LOWAT, 128 KiB) of what is
+ * written to a carrier's socket, since nothing overtakes what it holds. Other sockets are left. */
+void carrier_tune(int fd);
 
 #endif
