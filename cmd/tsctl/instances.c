@@ -7,7 +7,7 @@
 #include "reactor/err.h"
 #include "reactor/opt.h"
 
-enum { REPLY_MAX = 64 * 1024, ASK_MS = 5000, STOP_MS = 30000 };
+enum { REPLY_MAX = 1 << 20, ASK_MS = 5000, STOP_MS = 30000 };
 
 /* One request over a control socket. */
 struct ask {
@@ -101,11 +101,16 @@ struct listing {
 	int count;
 };
 
-static struct slice text_of(struct json_doc *doc, const char *key)
+static struct slice member_text(struct json_doc *doc, struct json *object, const char *key)
 {
 	struct slice s = SLICE("");
-	json_str(doc, json_find(json_root(doc), key), &s);
+	json_str(doc, json_find(object, key), &s);
 	return s;
+}
+
+static struct slice text_of(struct json_doc *doc, const char *key)
+{
+	return member_text(doc, json_root(doc), key);
 }
 
 static uint64_t number_of(struct json_doc *doc, const char *key)
@@ -113,6 +118,16 @@ static uint64_t number_of(struct json_doc *doc, const char *key)
 	uint64_t n = 0;
 	json_u64(json_find(json_root(doc), key), &n);
 	return n;
+}
+
+/* "  web  localhost:8080 -> 127.0.0.1:8080/tcp" */
+static void print_port(struct json_doc *doc, struct json *p)
+{
+	struct slice here = member_text(doc, p, "here"), reason = member_text(doc, p, "reason");
+	printf("  %.*s  %.*s -> %.*s/%.*s%s%.*s\n", SLICE_FMT(member_text(doc, p, "container")),
+	       SLICE_FMT(here.n ? here : SLICE("(not here)")),
+	       SLICE_FMT(member_text(doc, p, "there")), SLICE_FMT(member_text(doc, p, "proto")),
+	       reason.n ? "  " : "", SLICE_FMT(reason));
 }
 
 static void print_human(struct json_doc *doc)
@@ -136,6 +151,8 @@ static void print_human(struct json_doc *doc)
 	       (double)number_of(doc, "rtt_us") / 1000.0);
 	if (!up && error.n)
 		printf("  %.*s\n", SLICE_FMT(error));
+	for (struct json *p = json_first(json_find(json_root(doc), "ports")); p; p = json_next(p))
+		print_port(doc, p);
 }
 
 static int show(const struct instance *i, int pid, void *arg)
