@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "cmd/guest/guest.h"
+#include "cmd/guest/listeners.h"
 #include "cmd/guest/worker.h"
 #include "reactor/child.h"
 #include "reactor/err.h"
@@ -228,6 +229,7 @@ static void on_signal(void *arg, int signo)
 	g->listener = NULL;
 	timer_set(g->rx, &g->grace, g->grace_ms);
 	http_server_drain(&g->http);
+	listeners_end_all(g);
 	sessions_goaway(g);
 }
 
@@ -263,6 +265,7 @@ static int run(struct guest *g, const struct addr *a)
 						      : "server",
 		 addr_text(&g->docker), TSTUNNEL_VERSION);
 	int code = reactor_run(g->rx);
+	listeners_end_all(g);
 	sessions_abort(g);
 	http_server_abort(&g->http);
 	listener_close(g->listener);
@@ -278,6 +281,8 @@ int main(int argc, char **argv)
 	char err[1024];
 	if (argc > 1 && strcmp(argv[1], WORKER_NAME) == 0)
 		return worker_main(argc, argv);
+	if (argc > 1 && strcmp(argv[1], LISTENERS_NAME) == 0)
+		return listeners_main(argc, argv);
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
 		return first == 0 ? 0 : 2;
@@ -302,6 +307,7 @@ int main(int argc, char **argv)
 	g->grace_ms = flags.grace_ms;
 	g->handshake_ms = HANDSHAKE_MS;
 	list_init(&g->sessions);
+	list_init(&g->watchers);
 	if (addr_parse_stream(&g->docker, slice_str(flags.docker), 2375, err, sizeof(err)) < 0 ||
 	    policy_check(&g->policy, err, sizeof(err)) < 0 || tls_setup(err, sizeof(err)) < 0 ||
 	    listen_address(&a, err, sizeof(err)) < 0 || listen_check(&a, err, sizeof(err)) < 0)

@@ -230,17 +230,39 @@ struct publish *publish_new(const struct publish_options *o)
 	return p;
 }
 
+void publish_is_elsewhere(struct publish *p, bool elsewhere)
+{
+	p->o.follow = elsewhere;
+	if (!elsewhere) {
+		log_info("ports not-followed reason=\"the engine's host is this machine\"");
+		return;
+	}
+	p->follow = docker_follow_new(
+	    p->o.rx, &(struct docker_follow_options){
+			 .dial = engine_dial, .asking = on_asking, .listed = on_listed, .arg = p });
+}
+
 void publish_start(struct publish *p)
 {
 	if (p->o.follow)
-		p->follow = docker_follow_new(
-		    p->o.rx,
-		    &(struct docker_follow_options){
-			.dial = engine_dial, .asking = on_asking, .listed = on_listed, .arg = p });
+		p->self = self_new(p);
+	if (p->o.follow && !p->self)
+		publish_is_elsewhere(p, true);
+}
+
+void publish_reconnect(struct publish *p)
+{
+	if (p->follow)
+		docker_follow_reconnect(p->follow);
+	for (size_t i = 0; i < p->nboxes; i++)
+		if (p->boxes[i]->watch)
+			watch_again(p->boxes[i]->watch);
 }
 
 static void stop(struct publish *p)
 {
+	self_free(p->self);
+	p->self = NULL;
 	docker_follow_free(p->follow);
 	p->follow = NULL;
 	for (size_t i = 0; i < p->nboxes; i++)

@@ -30,6 +30,8 @@ struct publish *publish_new(const struct publish_options *);
 void publish_free(struct publish *);
 /* Begins to follow the engine. */
 void publish_start(struct publish *);
+/* A carrier of the tunnel is going away (tunnel_options.goaway): what stays open for long moves. */
+void publish_reconnect(struct publish *);
 /* No new connections; drained is called once, from a task, when the last one is over. */
 void publish_drain(struct publish *, void (*drained)(void *arg), void *arg);
 

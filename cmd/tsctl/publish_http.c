@@ -317,7 +317,7 @@ static bool concerns_us(const struct publish *p, enum docker_verb verb)
 		return p->o.remote_loopback;
 	case DOCKER_START:
 	case DOCKER_RESTART:
-		return p->follow != NULL;
+		return p->o.follow;
 	case DOCKER_LIST:
 	case DOCKER_INSPECT:
 		return p->moved > 0;

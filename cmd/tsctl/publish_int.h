@@ -7,6 +7,7 @@
 #include "proto/docker/ports.h"
 #include "proto/tstunnel/forward.h"
 
+struct self;
 struct watch;
 
 /* A port of a container, and what became of it here. v4 and v6 of any address are one. */
@@ -43,6 +44,7 @@ struct leaving {
 
 struct publish {
 	struct publish_options o;
+	struct self *self; /* while it is not known whether the engine's host is this machine */
 	struct docker_follow *follow;
 	struct box **boxes; /* sorted by id */
 	size_t nboxes;
@@ -95,9 +97,20 @@ void leaving_end(struct publish *);
 
 /* --- publish_host.c: containers on the host's network --- */
 
+/* Asks the guest which ports its processes listen on, for as long as it is there. */
 struct watch *watch_new(struct box *);
+/* Asks anew, soon. */
+void watch_again(struct watch *);
 /* NULL is ignored. */
 void watch_free(struct watch *);
+
+/* --- publish_self.c: is the engine's host this machine? --- */
+
+/* Answers with publish_is_elsewhere, from a task. NULL when it cannot be found out. */
+struct self *self_new(struct publish *);
+/* NULL is ignored. */
+void self_free(struct self *);
+void publish_is_elsewhere(struct publish *, bool elsewhere);
 
 /* --- publish_http.c: exchanges --- */
 

@@ -155,7 +155,7 @@ static int bind_at(struct publish *p, struct pub *pub, uint16_t number)
 	int r =
 	    forward_new(&pub->forward, p->o.rx, p->o.tunnel, &sp, pub->reason, sizeof(pub->reason));
 	if (r == 0) {
-		pub->here = forward_port(pub->forward, 0);
+		pub->here = forward_port(pub->forward);
 		pub->reason[0] = '\0';
 	}
 	return r;

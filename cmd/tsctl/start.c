@@ -155,6 +155,12 @@ static void drain(void *arg)
 		http_server_drain(&st->http);
 }
 
+static void on_goaway(void *arg)
+{
+	struct start *st = arg;
+	publish_reconnect(st->publish);
+}
+
 /* --- control, signals --- */
 
 static void on_signal(void *arg, int signo)
@@ -457,7 +463,9 @@ static int check(struct start *st, char *err, size_t errlen)
 						      .handshake_ms = f->handshake_ms,
 						      .keepalive_ms = f->keepalive_ms,
 						      .program = "tsctl/" TSTUNNEL_VERSION,
-						      .keep_up = true };
+						      .keep_up = true,
+						      .goaway = on_goaway,
+						      .arg = st };
 	return 0;
 }
 

@@ -201,11 +201,18 @@ static void events_lost(struct docker_follow *f, const char *why)
 	f->backoff_ms = MIN(2 * f->backoff_ms, (uint64_t)BACKOFF_MAX_MS);
 }
 
+void docker_follow_reconnect(struct docker_follow *f)
+{
+	if (f->headed)
+		timer_set(f->rx, &f->timer, 0);
+}
+
 static void events_timer(struct timer *t)
 {
 	struct docker_follow *f = container_of(t, struct docker_follow, timer);
 	if (f->events)
-		events_lost(f, "the engine does not answer to GET /events");
+		events_lost(f, f->headed ? "the guest is going away"
+					 : "the engine does not answer to GET /events");
 	else
 		events_open(f);
 }

@@ -35,6 +35,9 @@ struct docker_follow;
 struct docker_follow *docker_follow_new(struct reactor *, const struct docker_follow_options *);
 /* NULL is ignored. */
 void docker_follow_free(struct docker_follow *);
+/* The way to the engine is going away: opens a new one for the events. May be called from anywhere.
+ */
+void docker_follow_reconnect(struct docker_follow *);
 /* Something may have changed: lists soon. */
 void docker_follow_hint(struct docker_follow *);
 

@@ -1,4 +1,4 @@
-#include "proto/docker/ports.h"
+#include "proto/docker/listeners.h"
 
 #include <errno.h>
 
@@ -62,11 +62,8 @@ static bool take(char *out, size_t outlen, struct slice s)
 static int take_id(struct docker_container *c, struct json_doc *doc, struct json *v)
 {
 	struct slice id;
-	if (json_str(doc, v, &id) < 0 || id.n != sizeof(c->id) - 1)
+	if (json_str(doc, v, &id) < 0 || !docker_id_is_whole(id))
 		return -EINVAL;
-	for (size_t i = 0; i < id.n; i++)
-		if (!((id.p[i] >= '0' && id.p[i] <= '9') || (id.p[i] >= 'a' && id.p[i] <= 'f')))
-			return -EINVAL;
 	memcpy(c->id, id.p, id.n);
 	return 0;
 }
@@ -203,6 +200,35 @@ int docker_listed(struct docker_container *c, struct json_doc *doc, struct json 
 			add_port(c, &p);
 	}
 	return 0;
+}
+
+/* As in listeners.h. */
+static bool take_listener(struct docker_port *p, struct json_doc *doc, struct json *v)
+{
+	struct slice proto;
+	uint64_t number;
+	*p = (struct docker_port){ .number = 0 };
+	if (json_str(doc, json_find(v, "proto"), &proto) < 0 || proto_parse(proto, &p->proto) < 0 ||
+	    json_u64(json_find(v, "port"), &number) < 0 || number == 0 || number > UINT16_MAX ||
+	    !take_ip(p, doc, json_find(v, "ip")))
+		return false;
+	p->inside = p->number = (uint16_t)number;
+	return true;
+}
+
+int docker_listeners_parse(struct docker_container *c, struct slice text)
+{
+	struct json_doc *doc = json_parse(text, NULL, NULL);
+	struct json *all = doc ? json_find(json_root(doc), "listeners") : NULL;
+	bool good = all && all->type == JSON_ARRAY;
+	*c = (struct docker_container){ .running = true };
+	for (struct json *v = good ? json_first(all) : NULL; v; v = json_next(v)) {
+		struct docker_port p;
+		if (take_listener(&p, doc, v))
+			add_port(c, &p);
+	}
+	json_free(doc);
+	return good ? 0 : -EINVAL;
 }
 
 void docker_container_end(struct docker_container *c)

@@ -426,3 +426,44 @@ def test_flags(lab, direct):
                         [["--publish-remote", "x"], 'takes only "loopback"']):
         r = run(BIN + "/tsctl", "start", "--ts-server", "x:1", *flags, check=False)
         assert r.returncode == 1 and text in r.stderr
+
+
+def test_an_engine_on_this_machine(lab, direct):
+    """Its ports are here already: nothing is bound that would be in the engine's way."""
+    port, there = lab.free_port(), lab.free_port()
+    t = lab.program("tsctl", [BIN + "/tsctl", "start", "--listen", f"127.0.0.1:{there}", "--ts-server",
+                              lab.guest.address, *lab.mtls_client_flags()], remote=True)
+    wait_for(lambda: "host is this machine" in t.text(), 10, "it notices")
+    env = dict(lab.env, DOCKER_HOST=f"tcp://127.0.0.1:{there}")
+    r = run(*lab.remote_argv(lab.cli, "run", "-d", "-p", f"{port}:80", "bb", "httpd", "-f", "-h", "/www"), env=env)
+    answers(port, "hello from the container")
+    assert r.returncode == 0 and "port-open" not in t.text()
+
+
+def test_host_network(docker1, lab):
+    """No port is published there: what listens is found."""
+    first, second, alone, busy = (lab.free_port() for _ in range(4))
+    name = lab.name()
+    docker1("run", "-d", "--name", name, "--network", "host", "bb", "sh", "-c",
+            f"httpd -p {first} -h /www; httpd -p 127.0.0.1:{alone} -h /www; exec sleep 10000")
+    answers(first, "hello from the container")
+    answers(alone, "hello from the container")
+    assert not can_connect("127.0.0.1", 8080), "not the guest's own port"
+    docker1("exec", name, "httpd", "-p", str(second), "-h", "/www")
+    answers(second, "hello from the container")
+    assert {p["state"] for p in ports(lab, name)} == {"open"}
+    lab.remote("pkill", "-f", f"httpd -p {second}")
+    closed(second)
+    with taken(busy):
+        docker1("exec", name, "httpd", "-p", str(busy), "-h", "/www")
+        [p] = wait_for(lambda: [p for p in ports(lab, name) if p["there"].endswith(f":{busy}")], 10, "it is found")
+        assert p["state"] == "failed" and "address already in use" in p["reason"]
+
+    lab.guest.kill()
+    lab.ensure_tunnel()
+    docker1("exec", name, "httpd", "-p", str(second), "-h", "/www")
+    answers(second, "hello from the container")
+    docker1("rm", "-f", name)
+    for port in first, second, alone:
+        closed(port)
+    wait_for(lambda: not lab.remote("pgrep", "-f", "listeners-worker", check=False).stdout, 10, "no worker is left")
