@@ -46,7 +46,7 @@ static void fetch_end(struct http_fetch *f, int code)
 		f->client = NULL;
 	}
 	http_fetch_free(f);
-	fetched(arg, code, why, buf_data(&body));
+	fetched(arg, code, why, code < 0 ? SLICE("") : buf_data(&body));
 	buf_end(&body);
 }
 
