@@ -92,7 +92,7 @@ static void claim(const char *pid)
 	DIR *d = opendir(path);
 	struct dirent *e;
 	while (d && (e = readdir(d))) {
-		struct socket key;
+		struct socket key = { .inode = 0 };
 		ssize_t n = readlinkat(dirfd(d), e->d_name, link, sizeof(link));
 		if (n < 0 || docker_socket_inode(slice_of(link, (size_t)n), &key.inode) < 0)
 			continue;

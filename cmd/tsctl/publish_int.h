@@ -20,7 +20,7 @@ struct pub {
 	bool elsewhere; /* bound on loopback, for this machine does not have that address */
 	bool found;     /* a listener of a container on the host's network, not published */
 	bool fresh;     /* while ports are being set: new, or still wanted */
-	char reason[300];
+	char *reason;   /* why it is not bound, or not as it was asked for; NULL */
 };
 
 /* A container that runs, or is being started. */

@@ -52,8 +52,9 @@ static void leave(struct publish *p, struct forward *f)
 
 void leaving_end(struct publish *p)
 {
-	while (!list_empty(&p->leaving))
-		leaving_free(container_of(p->leaving.next, struct leaving, link));
+	struct list *l;
+	while ((l = list_pop(&p->leaving)))
+		leaving_free(container_of(l, struct leaving, link));
 }
 
 /* --- which is which --- */
@@ -139,12 +140,20 @@ void pub_free(struct box *b, struct pub *pub)
 		b->p->moved--;
 	leave(b->p, pub->forward);
 	list_del(&pub->link);
+	free(pub->reason);
 	free(pub);
+}
+
+static void set_reason(struct pub *pub, char *text)
+{
+	free(pub->reason);
+	pub->reason = text;
 }
 
 static int bind_at(struct publish *p, struct pub *pub, uint16_t number)
 {
 	struct forward_spec sp = { .count = 1 };
+	char err[400];
 	enum addr_kind kind = pub->port.proto == DOCKER_UDP ? ADDR_UDP : ADDR_TCP;
 	sp.from = (struct addr){ .kind = kind, .port = number };
 	snprintf(sp.from.host, sizeof(sp.from.host), "%s", pub->host);
@@ -152,12 +161,10 @@ static int bind_at(struct publish *p, struct pub *pub, uint16_t number)
 	sp.to.target = (struct addr){ .kind = kind, .port = pub->port.number };
 	snprintf(sp.to.target.host, sizeof(sp.to.target.host), "%s", host_there(pub->port.ip));
 	sp.to.target_last = pub->port.number;
-	int r =
-	    forward_new(&pub->forward, p->o.rx, p->o.tunnel, &sp, pub->reason, sizeof(pub->reason));
-	if (r == 0) {
+	int r = forward_new(&pub->forward, p->o.rx, p->o.tunnel, &sp, err, sizeof(err));
+	if (r == 0)
 		pub->here = forward_port(pub->forward);
-		pub->reason[0] = '\0';
-	}
+	set_reason(pub, r < 0 ? xstrdup(err) : NULL);
 	return r;
 }
 
@@ -186,7 +193,7 @@ static int pub_open(struct box *b, struct pub *pub, bool strict)
 	pub->host = host_here(p, pub->port.ip);
 	pub->elsewhere = false;
 	if (pub->port.proto == DOCKER_SCTP) {
-		snprintf(pub->reason, sizeof(pub->reason), "sctp is not forwarded");
+		set_reason(pub, xstrdup("sctp is not forwarded"));
 		return -EPROTONOSUPPORT;
 	}
 	int r = bind_at(p, pub, pub->port.number);
@@ -203,11 +210,9 @@ static int pub_open(struct box *b, struct pub *pub, bool strict)
 		return r;
 	if (pub->here != pub->port.number) {
 		p->moved++;
-		snprintf(pub->reason, sizeof(pub->reason), "port %u is taken on this machine",
-			 pub->port.number);
+		set_reason(pub, xasprintf("port %u is taken on this machine", pub->port.number));
 	} else if (pub->elsewhere) {
-		snprintf(pub->reason, sizeof(pub->reason), "this machine has no address %s",
-			 pub->port.ip);
+		set_reason(pub, xasprintf("this machine has no address %s", pub->port.ip));
 	}
 	return 0;
 }
@@ -215,11 +220,11 @@ static int pub_open(struct box *b, struct pub *pub, bool strict)
 static void log_opened(const struct box *b, const struct pub *pub, int r)
 {
 	if (r == 0)
-		log_at(pub->reason[0] ? LOG_WARN : LOG_INFO,
+		log_at(pub->reason ? LOG_WARN : LOG_INFO,
 		       "port-open container=%s here=%s there=%s proto=%s%s%s",
 		       log_quote(slice_str(b->name)), here_text(pub), there_text(pub),
-		       docker_proto_text(pub->port.proto), pub->reason[0] ? " reason=" : "",
-		       pub->reason[0] ? log_quote(slice_str(pub->reason)) : "");
+		       docker_proto_text(pub->port.proto), pub->reason ? " reason=" : "",
+		       pub->reason ? log_quote(slice_str(pub->reason)) : "");
 	else
 		log_warn("port-failed container=%s here=%s proto=%s reason=%s",
 			 log_quote(slice_str(b->name)), here_text(pub),

@@ -428,6 +428,17 @@ def test_flags(lab, direct):
         assert r.returncode == 1 and text in r.stderr
 
 
+def test_a_guest_that_ends_is_not_kept_waiting(lab, docker1):
+    """What tsctl follows never ends by itself: it moves when the guest says goodbye."""
+    g = lab.start_guest()
+    t = lab.start_tsctl(g, "--log-level", "debug")
+    docker1("run", "-d", "--network", "host", "bb", "sleep", "10000")
+    wait_for(lambda: lab.remote("pgrep", "-f", "listeners-worker", check=False).stdout.count("\n") == 2, 10,
+             "both guests look for listeners")
+    g.stop(timeout=5)  # its grace is 10 s
+    t.stop(timeout=5)
+
+
 def test_an_engine_on_this_machine(lab, direct):
     """Its ports are here already: nothing is bound that would be in the engine's way."""
     port, there = lab.free_port(), lab.free_port()
