@@ -4,12 +4,12 @@
 #include <errno.h>
 
 #include "http/conn.h"
+#include "http/edits.h"
 #include "reactor/err.h"
 
 enum {
 	QUANTUM = REACTOR_SCRATCH, /* moved per direction and turn before others get theirs */
-	INTERIM_MAX = 32,          /* 1xx responses to one request */
-	EDITS_MAX = HTTP_PROXY_EDITS + 32
+	INTERIM_MAX = 32           /* 1xx responses to one request */
 };
 
 enum send_state {
@@ -52,78 +52,29 @@ static int fail(struct http_proxy *px, enum blame blame, ssize_t code)
 
 /* --- heads --- */
 
-struct edits {
-	struct http_edit e[EDITS_MAX];
-	size_t n;
-};
-
-static int edit(struct edits *ed, struct slice name, struct slice value)
-{
-	if (ed->n == EDITS_MAX)
-		return -E2BIG;
-	ed->e[ed->n++] = (struct http_edit){ name, value };
-	return 0;
-}
-
-static int drop(struct edits *ed, struct slice name)
-{
-	return edit(ed, name, (struct slice){ NULL, 0 });
-}
-
-/* Dropping one of these would change what the message means to the next reader. */
-static bool is_framing(struct slice name)
-{
-	return slice_eqi(name, SLICE("content-length")) ||
-	       slice_eqi(name, SLICE("transfer-encoding")) || slice_eqi(name, SLICE("host"));
-}
-
-/* What Connection names is for this hop only, but an upgrade passes with all that belongs to it. */
-static int hop_edits(struct edits *ed, const struct http_head *h)
-{
-	bool upgrade = http_wants_upgrade(h);
-	int r = drop(ed, SLICE("keep-alive")) | drop(ed, SLICE("proxy-connection"));
-
-	if (!upgrade)
-		r |= drop(ed, SLICE("connection")) | drop(ed, SLICE("upgrade"));
-	if (!h->response)
-		r |= drop(ed, SLICE("te"));
-	for (size_t i = 0; i < h->nfields && r == 0; i++) {
-		struct slice rest = h->field[i].value, name;
-		if (!slice_eqi(h->field[i].name, SLICE("connection")))
-			continue;
-		while (r == 0 && http_list_next(&rest, &name)) {
-			if (is_framing(name))
-				return -ERR_HTTP;
-			if (!upgrade)
-				r = drop(ed, name);
-		}
-	}
-	return r < 0 ? -ERR_HTTP : 0;
-}
-
 static int put_request(struct http_proxy *px, const struct http_head *h,
 		       const struct http_edit *extra, size_t n)
 {
-	struct edits ed = { .n = 0 };
+	struct http_edits ed = { .n = 0 };
 
 	BUG_ON(n > HTTP_PROXY_EDITS);
 	for (size_t i = 0; i < n; i++)
-		edit(&ed, extra[i].name, extra[i].value);
-	int r = hop_edits(&ed, h);
+		http_edits_add(&ed, extra[i].name, extra[i].value);
+	int r = http_edits_hop(&ed, h);
 	return r < 0 ? r : http_put_head(&px->head, h, ed.e, ed.n);
 }
 
 static int put_response(struct http_conn *c, struct http_head *h)
 {
-	struct edits ed = { .n = 0 };
+	struct http_edits ed = { .n = 0 };
 
 	if (!http_wants_upgrade(h) && h->status >= 200) {
 		if (!c->keep)
-			edit(&ed, SLICE("Connection"), SLICE("close"));
+			http_edits_add(&ed, SLICE("Connection"), SLICE("close"));
 		else if (c->http10)
-			edit(&ed, SLICE("Connection"), SLICE("keep-alive"));
+			http_edits_add(&ed, SLICE("Connection"), SLICE("keep-alive"));
 	}
-	int r = hop_edits(&ed, h);
+	int r = http_edits_hop(&ed, h);
 	h->minor = 1;
 	return r < 0 ? r : http_put_head(&c->out, h, ed.e, ed.n);
 }

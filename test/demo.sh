@@ -119,11 +119,25 @@ mkdir app
 printf 'FROM busybox\nCOPY page /www/index.html\nCMD ["httpd", "-f", "-h", "/www"]\n' >app/Dockerfile
 echo 'a page from the laptop' >app/page
 show "docker build -q -t web app"
-show "docker run -d --name web web"
+show "docker run -d -p 8080:80 --name web web"
 show "docker exec web cat /www/index.html"
 show "docker run --name counter busybox seq 1 3"
 show "docker logs counter"
 show "docker ps -a --format 'table {{.Names}}\t{{.Image}}\t{{.Status}}'"
+
+title "Published ports answer on the laptop, as long as their container runs"
+until_ok "the web server" busybox wget -qO- http://localhost:8080/
+show "busybox wget -qO- http://localhost:8080/"
+show "docker port web"
+show "tsctl status"
+printf '\n  laptop$ docker run --rm -p 8080:80 busybox true\n'
+if docker run --rm -p 8080:80 busybox true >taken 2>&1; then
+	echo "demo.sh: a port was given twice" >&2
+	exit 1
+fi
+sed 's/^/    /' taken
+show "docker rm -f web"
+[ "$(busybox wget -qO- http://localhost:8080/ 2>/dev/null)" = "" ]
 
 title "host-exec: any command of the remote host, its output and its exit status"
 show "tsctl host-exec --server-addr $name:443 $(tls) -- hostname"

@@ -5,6 +5,7 @@
 #define GUEST_GUEST_H
 
 #include "http/proxy.h"
+#include "json/json.h"
 #include "proto/tstunnel/exec_server.h"
 #include "proto/tstunnel/mux.h"
 #include "proto/tstunnel/version.h"
@@ -39,6 +40,8 @@ struct guest {
 	bool plain_host_check; /* no TLS and loopback only: browsers are the danger */
 	bool draining;
 	struct list sessions; /* tunnels that are up */
+	struct list watchers; /* children that look for listeners */
+	size_t nwatchers;
 	uint64_t started_ms;
 	size_t tunnels;
 	uint64_t tunnels_total, bytes_in, bytes_out; /* bytes: of tunnels that have ended */
@@ -75,6 +78,11 @@ int policy_peer(const struct policy *, const struct tls_peer *peer, char *why, s
 /* --- files.c: copy and directories --- */
 void files_copy(struct guest *, struct http_conn *, const struct http_head *);
 void files_directories(struct guest *, struct http_conn *, const struct http_head *);
+
+/* --- listeners.c: what containers on the host's network listen on --- */
+/* 0, and the stream is taken; or a code, with a sentence, and it is not. */
+int listeners_start(struct guest *, struct stream *, struct json_doc *, char *why, size_t whylen);
+void listeners_end_all(struct guest *);
 
 /* --- command.c: the plain exec endpoint --- */
 void command_start(struct guest *, struct http_conn *, const struct http_head *);

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "cmd/guest/guest.h"
+#include "cmd/guest/listeners.h"
 #include "cmd/guest/worker.h"
 #include "proto/tstunnel/carrier.h"
 #include "reactor/child.h"
@@ -230,6 +231,7 @@ static void on_signal(void *arg, int signo)
 	g->listener = NULL;
 	timer_set(g->rx, &g->grace, g->grace_ms);
 	http_server_drain(&g->http);
+	listeners_end_all(g);
 	sessions_goaway(g);
 }
 
@@ -265,6 +267,7 @@ static int run(struct guest *g, const struct addr *a)
 						      : "server",
 		 addr_text(&g->docker), TSTUNNEL_VERSION);
 	int code = reactor_run(g->rx);
+	listeners_end_all(g);
 	sessions_abort(g);
 	http_server_abort(&g->http);
 	listener_close(g->listener);
@@ -280,6 +283,8 @@ int main(int argc, char **argv)
 	char err[1024];
 	if (argc > 1 && strcmp(argv[1], WORKER_NAME) == 0)
 		return worker_main(argc, argv);
+	if (argc > 1 && strcmp(argv[1], LISTENERS_NAME) == 0)
+		return listeners_main(argc, argv);
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
 		return first == 0 ? 0 : 2;
@@ -304,6 +309,7 @@ int main(int argc, char **argv)
 	g->grace_ms = flags.grace_ms;
 	g->handshake_ms = HANDSHAKE_MS;
 	list_init(&g->sessions);
+	list_init(&g->watchers);
 	if (addr_parse_stream(&g->docker, slice_str(flags.docker), 2375, err, sizeof(err)) < 0 ||
 	    policy_check(&g->policy, err, sizeof(err)) < 0 || tls_setup(err, sizeof(err)) < 0 ||
 	    listen_address(&a, err, sizeof(err)) < 0 || listen_check(&a, err, sizeof(err)) < 0)

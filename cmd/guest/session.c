@@ -112,6 +112,10 @@ static void session_opened(void *arg, struct stream *s, struct slice json)
 	} else if (slice_eq(kind, SLICE("exec"))) {
 		exec_serve(g->rx, s, json, &g->policy.exec, se->peer);
 		s = NULL;
+	} else if (slice_eq(kind, SLICE("listeners"))) {
+		/* Who may use the engine may know: no policy narrows it. */
+		r = listeners_start(g, s, doc, why, sizeof(why));
+		s = r < 0 ? s : NULL;
 	} else if (slice_eq(kind, SLICE("docker"))) {
 		r = engine_of(g, doc, &to, why, sizeof(why));
 	} else if (slice_eq(kind, SLICE("tcp"))) {

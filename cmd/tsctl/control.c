@@ -6,7 +6,7 @@
 #include "reactor/err.h"
 #include "reactor/log.h"
 
-enum { STATUS_MAX = 64 * 1024 };
+enum { STATUS_MAX = 1000 * 1000 }; /* one reply of the server is at most 1 MiB */
 
 static void reply_status(struct control *c, struct http_conn *conn)
 {

@@ -3,93 +3,40 @@
 #include <unistd.h>
 
 #include "cmd/tsctl/control.h"
-#include "http/client.h"
+#include "http/fetch.h"
 #include "reactor/err.h"
 #include "reactor/opt.h"
 
-enum { REPLY_MAX = 64 * 1024, ASK_MS = 5000, STOP_MS = 30000 };
+enum { REPLY_MAX = 1 << 20, ASK_MS = 5000, STOP_MS = 30000 };
 
 /* One request over a control socket. */
 struct ask {
-	struct task task;
-	struct timer timer;
-	struct http_client *client;
+	bool done;
+	int code;
 	struct buf body;
-	bool headed, done;
-	int code, status;
 };
 
-static void ask_end(struct ask *a, int code)
+static void on_reply(void *arg, int status, const char *why, struct slice body)
 {
-	a->code = code;
+	struct ask *a = arg;
+	(void)why; /* the socket is local: the code says enough */
 	a->done = true;
-}
-
-static void ask_run(struct task *t)
-{
-	struct ask *a = container_of(t, struct ask, task);
-	if (a->done)
-		return;
-	if (!a->headed) {
-		struct http_head head;
-		int r = http_client_head(a->client, &head);
-		if (r == -EAGAIN)
-			return;
-		if (r < 0) {
-			ask_end(a, r);
-			return;
-		}
-		a->headed = true;
-		a->status = head.status;
-	}
-	for (;;) {
-		struct iovec room = buf_room(&a->body);
-		ssize_t n = room.iov_len ? http_client_read(a->client, room.iov_base, room.iov_len)
-					 : -ENOBUFS;
-		buf_added(&a->body, n > 0 ? (size_t)n : 0);
-		if (n == -EAGAIN)
-			return;
-		if (n <= 0) {
-			ask_end(a, (int)n);
-			return;
-		}
-	}
-}
-
-static void ask_late(struct timer *t)
-{
-	ask_end(container_of(t, struct ask, timer), -ETIMEDOUT);
+	a->code = status >= 300 ? -ERR_HTTP : MIN(status, 0);
+	buf_put(&a->body, body);
 }
 
 /* 0 and the body in *body (the caller buf_ends it), or a code. */
 static int ask(const struct instance *i, const char *method, const char *path, struct buf *body)
 {
 	struct reactor *rx = reactor_new();
-	struct buf request;
-	buf_init(&request, 1024);
-	http_put_request(&request, slice_str(method), slice_str(path));
-	http_put_field(&request, SLICE("Host"), SLICE("tsctl"));
-	http_put_field(&request, SLICE("Connection"), SLICE("close"));
-	http_put_end(&request);
-
-	struct ask a = { .client = http_client_new(dial(rx, &i->socket, ASK_MS), &request,
-						   slice_str(method)) };
+	struct ask a = { .code = -ERR_CANCELLED };
 	buf_init(&a.body, REPLY_MAX);
-	task_init(&a.task, ask_run);
-	timer_init(&a.timer, ask_late);
-	timer_set(rx, &a.timer, ASK_MS);
-	http_client_bind(a.client, &a.task);
-	task_wake(rx, &a.task);
+	http_fetch_plain(dial(rx, &i->socket, ASK_MS), slice_str(method), slice_str(path),
+			 SLICE("tsctl"), REPLY_MAX, ASK_MS, on_reply, &a);
 	reactor_run_until(rx, &a.done);
-
-	task_cancel(&a.task);
-	timer_clear(rx, &a.timer);
-	http_client_free(a.client, 0);
 	stream_linger_end();
 	reactor_free(rx);
 	*body = a.body;
-	if (a.code == 0 && a.status >= 300)
-		a.code = -ERR_HTTP;
 	return a.code;
 }
 
@@ -101,11 +48,16 @@ struct listing {
 	int count;
 };
 
-static struct slice text_of(struct json_doc *doc, const char *key)
+static struct slice member_text(struct json_doc *doc, struct json *object, const char *key)
 {
 	struct slice s = SLICE("");
-	json_str(doc, json_find(json_root(doc), key), &s);
+	json_str(doc, json_find(object, key), &s);
 	return s;
+}
+
+static struct slice text_of(struct json_doc *doc, const char *key)
+{
+	return member_text(doc, json_root(doc), key);
 }
 
 static uint64_t number_of(struct json_doc *doc, const char *key)
@@ -113,6 +65,16 @@ static uint64_t number_of(struct json_doc *doc, const char *key)
 	uint64_t n = 0;
 	json_u64(json_find(json_root(doc), key), &n);
 	return n;
+}
+
+/* "  web  localhost:8080 -> 127.0.0.1:8080/tcp" */
+static void print_port(struct json_doc *doc, struct json *p)
+{
+	struct slice here = member_text(doc, p, "here"), reason = member_text(doc, p, "reason");
+	printf("  %.*s  %.*s -> %.*s/%.*s%s%.*s\n", SLICE_FMT(member_text(doc, p, "container")),
+	       SLICE_FMT(here.n ? here : SLICE("(not here)")),
+	       SLICE_FMT(member_text(doc, p, "there")), SLICE_FMT(member_text(doc, p, "proto")),
+	       reason.n ? "  " : "", SLICE_FMT(reason));
 }
 
 static void print_human(struct json_doc *doc)
@@ -136,6 +98,8 @@ static void print_human(struct json_doc *doc)
 	       (double)number_of(doc, "rtt_us") / 1000.0);
 	if (!up && error.n)
 		printf("  %.*s\n", SLICE_FMT(error));
+	for (struct json *p = json_first(json_find(json_root(doc), "ports")); p; p = json_next(p))
+		print_port(doc, p);
 }
 
 static int show(const struct instance *i, int pid, void *arg)

@@ -6,6 +6,7 @@
 
 #include "cmd/tsctl/cmd.h"
 #include "cmd/tsctl/control.h"
+#include "cmd/tsctl/publish.h"
 #include "http/proxy.h"
 #include "proto/docker/docker.h"
 #include "proto/tstunnel/tunnel.h"
@@ -19,9 +20,10 @@ enum { GRACE_MS = 10000 };
 
 struct flags {
 	const char *listen, *server, *cert, *key, *ca, *remote_docker, *log_level;
+	const char *publish_address, *publish_remote;
 	struct opt_list allow_hosts;
 	uint64_t connect_ms, handshake_ms, keepalive_ms, grace_ms;
-	bool ts_insecure, insecure, detach, retry, log_json;
+	bool ts_insecure, insecure, detach, retry, log_json, no_publish;
 };
 
 /* How the proxy reaches the engine: one per class of traffic. */
@@ -40,6 +42,7 @@ struct start {
 	struct instance instance;
 	struct control control;
 	struct http_server http;
+	struct publish *publish;
 	struct listener *listener;
 	struct signals signals;
 	struct timer grace;
@@ -49,7 +52,7 @@ struct start {
 	struct stream *probe; /* the first stream: is the guest there? */
 	int ready_fd;         /* --detach: tells the parent; -1: none */
 	uint64_t started_ms;
-	bool draining;
+	bool draining, ports_drained;
 };
 
 static int fail(const char *text)
@@ -79,6 +82,8 @@ static void on_request(struct http_conn *c, struct http_head *head, void *arg)
 		http_reply_error(c, status, why);
 		return;
 	}
+	if (publish_handle(st->publish, c, head))
+		return;
 	enum tunnel_class class = docker_is_bulk(head) ? TUNNEL_BULK : TUNNEL_INTERACTIVE;
 	http_proxy(c, head, NULL, 0, &st->engines[class].upstream);
 }
@@ -104,14 +109,28 @@ static void on_accept(void *arg, int fd, const struct sockaddr *peer)
 	http_server_accept(&st->http, fd_stream_new(st->rx, fd), sockaddr_text(peer));
 }
 
+/* --- the end --- */
+
+static void on_tunnel_drained(void *arg)
+{
+	struct start *st = arg;
+	reactor_stop(st->rx, 0);
+}
+
+/* The last connection is over, but its bytes may still be on their way to the guest. */
 static void on_empty(void *arg)
 {
 	struct start *st = arg;
-	if (st->draining)
-		reactor_stop(st->rx, 0);
+	if (st->draining && st->ports_drained && st->http.nconns == 0)
+		tunnel_drain(st->tunnel, on_tunnel_drained, st);
 }
 
-/* --- control, signals --- */
+static void on_ports_drained(void *arg)
+{
+	struct start *st = arg;
+	st->ports_drained = true;
+	on_empty(st);
+}
 
 static void grace_over(struct timer *t)
 {
@@ -131,11 +150,18 @@ static void drain(void *arg)
 	listener_close(st->listener);
 	st->listener = NULL;
 	timer_set(st->rx, &st->grace, st->flags.grace_ms);
-	if (st->http.nconns == 0)
-		reactor_stop(st->rx, 0);
-	else
+	publish_drain(st->publish, on_ports_drained, st);
+	if (st->http.nconns > 0)
 		http_server_drain(&st->http);
 }
+
+static void on_goaway(void *arg)
+{
+	struct start *st = arg;
+	publish_reconnect(st->publish);
+}
+
+/* --- control, signals --- */
 
 static void on_signal(void *arg, int signo)
 {
@@ -185,6 +211,8 @@ static void status_json(void *arg, struct json_writer *w)
 		json_put_name(w, numbers[i].name);
 		json_put_u64(w, numbers[i].value);
 	}
+	json_put_name(w, "ports");
+	publish_status(st->publish, w);
 	json_put_end(w);
 }
 
@@ -240,6 +268,7 @@ static void ready(struct start *st)
 	}
 	log_info("listening addr=%s server=%s version=%s", addr_text(&st->listen),
 		 addr_text(&st->server), TSTUNNEL_VERSION);
+	publish_start(st->publish);
 	const char *scheme = st->listen.kind == ADDR_UNIX ? "" : "tcp://";
 	if (isatty(2))
 		fprintf(stderr, "export DOCKER_HOST=%s%s\n", scheme, addr_text(&st->listen));
@@ -284,6 +313,13 @@ static int open_all(struct start *st, char *err, size_t errlen)
 	st->tunnel = tunnel_new(st->rx, &st->tunnel_options, err, errlen);
 	if (!st->tunnel)
 		return -EINVAL;
+	st->publish = publish_new(
+	    &(struct publish_options){ .rx = st->rx,
+				       .tunnel = st->tunnel,
+				       .engine = &st->engines[TUNNEL_INTERACTIVE].upstream,
+				       .address = st->flags.publish_address,
+				       .follow = !st->flags.no_publish,
+				       .remote_loopback = st->flags.publish_remote != NULL });
 	if (instance_init(&st->instance, &st->listen, err, errlen) < 0 ||
 	    instance_lock(&st->instance, &st->listen, err, errlen) < 0)
 		return -EINVAL;
@@ -300,6 +336,7 @@ static void close_all(struct start *st)
 	control_close(&st->control);
 	http_server_abort(&st->http);
 	listener_close(st->listener);
+	publish_free(st->publish);
 	tunnel_free(st->tunnel);
 	instance_unlock(&st->instance);
 	buf_end(&st->open_json);
@@ -393,6 +430,15 @@ static int check(struct start *st, char *err, size_t errlen)
 		    f->listen);
 		return -EPERM;
 	}
+	if (f->publish_remote && strcmp(f->publish_remote, "loopback") != 0) {
+		snprintf(err, errlen, "--publish-remote takes only \"loopback\"");
+		return -EINVAL;
+	}
+	if (f->publish_address && publish_address_check(f->publish_address) < 0) {
+		snprintf(err, errlen, "--publish-address %s: must be an IP address",
+			 f->publish_address);
+		return -EINVAL;
+	}
 	if (!f->remote_docker) {
 		buf_puts(&st->open_json, "{\"kind\":\"docker\"}");
 	} else if (addr_parse_stream(&docker, slice_str(f->remote_docker), 2375, err, errlen) < 0) {
@@ -417,7 +463,9 @@ static int check(struct start *st, char *err, size_t errlen)
 						      .handshake_ms = f->handshake_ms,
 						      .keepalive_ms = f->keepalive_ms,
 						      .program = "tsctl/" TSTUNNEL_VERSION,
-						      .keep_up = true };
+						      .keep_up = true,
+						      .goaway = on_goaway,
+						      .arg = st };
 	return 0;
 }
 
@@ -441,6 +489,15 @@ int cmd_start(int argc, char **argv)
 		  "the guest (default port 443 with a certificate, else 80)", 0, 0, false },
 		{ OPT_STRING, "remote-docker", 0, &f->remote_docker, "URL",
 		  "the engine as the guest reaches it (default: the guest's own)", 0, 0, false },
+		{ OPT_HEADING, NULL, 0, NULL, NULL, "Published ports", 0, 0, false },
+		{ OPT_FLAG, "no-publish", 0, &f->no_publish, NULL,
+		  "do not answer the ports of containers on this machine", 0, 0, false },
+		{ OPT_STRING, "publish-address", 0, &f->publish_address, "IP",
+		  "where ports that are published on any address are bound here, 0.0.0.0 for all "
+		  "(default: 127.0.0.1 and ::1)",
+		  0, 0, false },
+		{ OPT_STRING, "publish-remote", 0, &f->publish_remote, "loopback",
+		  "publish on the remote host's loopback only, not on its network", 0, 0, false },
 		{ OPT_HEADING, NULL, 0, NULL, NULL, "TLS (without these: plain HTTP)", 0, 0,
 		  false },
 		{ OPT_STRING, "ts-cert", 0, &f->cert, "FILE", "client certificate (PEM)", 0, 0,

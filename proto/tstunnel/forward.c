@@ -154,6 +154,11 @@ static struct addr target_of(const struct port *p)
 	return a;
 }
 
+uint16_t forward_port(const struct forward *f)
+{
+	return listener_port(f->ports[0].listener);
+}
+
 int forward_put(const struct forward *f, unsigned i, struct buf *b)
 {
 	const struct port *p = &f->ports[i];

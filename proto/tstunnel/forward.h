@@ -40,6 +40,8 @@ void forward_drain(struct forward *, void (*drained)(void *arg), void *arg);
 
 /* Connections that are open. */
 size_t forward_connections(const struct forward *);
+/* The port that the first listener has got; 0 for a socket. Not after forward_drain. */
+uint16_t forward_port(const struct forward *);
 /* "127.0.0.1:8080 -> tstunnel://HOST:PORT/tcp:localhost:80", without the query: of the i-th port,
  * i < spec.count. -ENOBUFS if it does not fit (part of it may be in b). Not after forward_drain. */
 int forward_put(const struct forward *, unsigned i, struct buf *b);

@@ -298,6 +298,8 @@ static int on_frame(struct mux *m, const struct frame *f, struct slice payload)
 	case FRAME_GOAWAY:
 		m->stats.goaway = true;
 		task_defer(m->rx, &m->flush_task);
+		if (m->opt.goaway)
+			m->opt.goaway(m->opt.arg);
 		return 0;
 	default:
 		return on_stream_frame(m, f, payload);

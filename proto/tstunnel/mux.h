@@ -24,6 +24,9 @@ struct mux_options {
 	 * callee owns the stream: mux_accept() or mux_refuse() it, now or later. NULL: refuse all.
 	 */
 	void (*opened)(void *arg, struct stream *, struct slice json);
+	/* The peer said GOAWAY. Called once, from the mux's task; may wake tasks, no more. May be
+	 * NULL. */
+	void (*goaway)(void *arg);
 	/* The carrier is gone. Called once, from the mux's task or timer, in tail position: the
 	 * callee may mux_free() there. code 0: closed by agreement (GOAWAY and drained). */
 	void (*ended)(void *arg, int code, const char *why);

@@ -117,6 +117,13 @@ static void link_ended(void *arg, int code, const char *why)
 		task_wake(t->rx, &t->drained_task);
 }
 
+static void link_goaway(void *arg)
+{
+	const struct link *l = arg;
+	if (l->t->opt.goaway)
+		l->t->opt.goaway(l->t->opt.arg);
+}
+
 static struct link *link_new(struct tunnel *t, enum tunnel_class class)
 {
 	struct link *l = xcalloc(1, sizeof(*l));
@@ -127,6 +134,7 @@ static struct link *link_new(struct tunnel *t, enum tunnel_class class)
 			 &(struct mux_options){ .client = true,
 						.keepalive_ms = t->opt.keepalive_ms,
 						.program = t->opt.program,
+						.goaway = link_goaway,
 						.ended = link_ended,
 						.arg = l });
 	list_init(&l->list);

@@ -22,6 +22,11 @@ struct tunnel_options {
 	uint64_t connect_ms, handshake_ms, keepalive_ms; /* 0: defaults (10 s, 10 s, 4 s) */
 	const char *program;
 	bool keep_up; /* dial at once and redial in the background (a daemon) */
+	/* A carrier is going away: who has streams on it that never end by themselves should open
+	 * them anew, or the far side waits for them in vain. May wake tasks, no more. NULL: nobody.
+	 */
+	void (*goaway)(void *arg);
+	void *arg;
 };
 
 /* TLS if there is a certificate or a CA; else plain, with TLS as the second choice if insecure.
