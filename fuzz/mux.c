@@ -7,6 +7,7 @@
  * is called once. Raw bytes (FEED_RAW) end the comparison with the model, not the rest.
  */
 #include <errno.h>
+#include <unistd.h>
 
 #include "proto/tstunnel/mux_int.h"
 #include "reactor/err.h"
@@ -35,7 +36,12 @@ enum op {
 	OWN_CHANNEL, /* stream, channel */
 	OWN_BIND,    /* stream, bit 0: nobody */
 	GOAWAY,
-	OPS
+	OPS,
+
+	/* These bytes, and not those that are equal to them modulo OPS. */
+	OWN_TO_PIPE = 252, /* stream, length (2) */
+	OWN_FROM_PIPE,     /* stream, length (2), in quarters */
+	PIPE_MODE          /* what the carrier's pipe verbs say */
 };
 
 struct run {
@@ -97,7 +103,7 @@ static struct wire {
 	struct buf in, out;
 	size_t read_max, write_left;
 	bool eof, closed, shut;
-	int error;
+	int error, no_pipe;
 } wire;
 
 static void wire_wake(void)
@@ -194,6 +200,29 @@ static ssize_t wire_write(struct stream *s, const struct iovec *iov, int n)
 	return n && total == 0 ? -EAGAIN : (ssize_t)total;
 }
 
+static ssize_t wire_to_pipe(struct stream *s, int pipe_w, size_t max)
+{
+	static char piece[PIPE_BYTES];
+	if (wire.no_pipe)
+		return wire.no_pipe;
+	ssize_t n = wire_read(s, &(struct iovec){ piece, MIN(max, sizeof(piece)) }, 1);
+	BUG_ON(max == 0 || (n > 0 && write(pipe_w, piece, (size_t)n) != n));
+	return n;
+}
+
+static ssize_t wire_from_pipe(struct stream *s, struct pipe_pair **p, size_t n)
+{
+	static char piece[PIPE_BYTES];
+	if (wire.no_pipe)
+		return wire.no_pipe;
+	if (n == 0)
+		return PIPE_BYTES;
+	n = MIN(n, wire.write_left);
+	if (n > 0 && !wire.error)
+		pipe_read(*p, piece, n);
+	return wire_write(s, &(struct iovec){ piece, n }, 1);
+}
+
 static int wire_shut(struct stream *s)
 {
 	(void)s;
@@ -219,6 +248,18 @@ static const struct stream_ops wire_ops = {
 	.name = "wire",
 	.read = wire_read,
 	.write = wire_write,
+	.shut = wire_shut,
+	.close = wire_close,
+	.bind = wire_bind,
+};
+
+static const struct stream_ops pipe_ops = {
+	.name = "wire with pipes",
+	.read = wire_read,
+	.write = wire_write,
+	.write_more = wire_write,
+	.to_pipe = wire_to_pipe,
+	.from_pipe = wire_from_pipe,
 	.shut = wire_shut,
 	.close = wire_close,
 	.bind = wire_bind,
@@ -432,6 +473,48 @@ static void own_room(struct model *m, uint32_t id, size_t n)
 	m->wrote += n;
 }
 
+static void own_to_pipe(struct model *m, uint32_t id, size_t n)
+{
+	static char piece[PIECE_MAX];
+	struct pipe_pair *p = n > 0 ? pipe_get() : NULL;
+	if (!p)
+		return;
+	ssize_t r = m->s->ops->to_pipe(m->s, p->w, n);
+	check_code(m, r < 0 && r != -EINVAL ? r : container_of(m->s, struct mux_stream, s)->code);
+	BUG_ON(r > (ssize_t)n || (r < 0 && r != -EAGAIN && r != -EINVAL && r != m->code));
+	BUG_ON(m->unreadable && r > 0);
+	m->unreadable |= r == 0;
+	BUG_ON(r == 0 && !wild && m->got != m->fed);
+	if (r > 0) {
+		pipe_read(p, piece, (size_t)r);
+		if (wild)
+			m->got += (size_t)r;
+		else
+			check_got(m, id, piece, (size_t)r, mux_peeked_channel(m->s));
+	}
+	pipe_put(p, 1);
+}
+
+static void own_from_pipe(struct model *m, uint32_t id, size_t n)
+{
+	static char piece[PIPE_BYTES];
+	ssize_t most = m->s->ops->from_pipe(m->s, NULL, 0);
+	struct pipe_pair *p = most > 0 ? pipe_get() : NULL;
+	BUG_ON(most == 0);
+	if (!p || n == 0) {
+		pipe_put(p, 1);
+		return;
+	}
+	n = MIN(n, sizeof(piece));
+	put_pattern(m, id, piece, n);
+	BUG_ON(write(p->w, piece, n) != (ssize_t)n);
+	ssize_t r = m->s->ops->from_pipe(m->s, &p, n);
+	BUG_ON(r > (ssize_t)n || (r > 0 && !p && r != (ssize_t)n));
+	BUG_ON(r < 0 && n <= (size_t)most);
+	m->wrote += r > 0 ? (size_t)r : 0;
+	pipe_put(p, r == (ssize_t)n);
+}
+
 static void own_close(struct model *m, int why, bool refuse)
 {
 	struct stream *s = m->s;
@@ -487,7 +570,7 @@ static void turn(void)
 		return;
 	/* One read of the carrier may be answered frame by frame. */
 	BUG_ON(mux->out.prompt.bytes > PROMPT_MAX + 3 * 256 * 1024);
-	BUG_ON(mux->out.bulk.bytes > OUT_MAX + 2 * QUANTUM);
+	BUG_ON(mux->out.bulk.bytes > OUT_MAX + 2 * QUANTUM_MAX);
 	BUG_ON(mux->stashed > STASH_MAX);
 	BUG_ON(mux->ctl.len > FRAME_OTHER_MAX);
 }
@@ -497,7 +580,7 @@ static void on_stream(enum op op)
 	uint32_t id = byte() % IDS;
 	struct model *m = &model[id];
 	size_t arg = op == OWN_SHUT || op == OWN_ACCEPT || op == OWN_REFUSE ? 0
-		     : op <= OWN_ROOM                                       ? length()
+		     : op <= OWN_ROOM || op >= OPS                          ? length()
 									    : byte();
 	if (!m->s)
 		return;
@@ -528,6 +611,12 @@ static void on_stream(enum op op)
 		break;
 	case OWN_CONTROL:
 		own_control(m, arg);
+		break;
+	case OWN_TO_PIPE:
+		own_to_pipe(m, id, arg);
+		break;
+	case OWN_FROM_PIPE:
+		own_from_pipe(m, id, 4 * arg);
 		break;
 	case OWN_CHANNEL:
 		mux_set_channel(m->s, arg % 3);
@@ -588,6 +677,10 @@ static void step(enum op op)
 		if (mux)
 			mux_goaway(mux, "bye");
 		break;
+	case PIPE_MODE:
+		a = byte();
+		wire.no_pipe = a % 4 == 1 ? -EINVAL : a % 8 == 2 ? -EOPNOTSUPP : 0;
+		break;
 	default:
 		on_stream(op);
 	}
@@ -647,7 +740,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	next_peer_id = client ? 2 : 1;
 	draining = wild = settings_seen = false;
 	ended = opened = 0;
-	wire = (struct wire){ .s = { .ops = &wire_ops, .rx = rx },
+	wire = (struct wire){ .s = { .ops = how & 16 ? &pipe_ops : &wire_ops, .rx = rx },
 			      .read_max = SIZE_MAX,
 			      .write_left = SIZE_MAX };
 	buf_init(&wire.in, WIRE_MAX);
@@ -659,8 +752,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 					     .ended = on_ended });
 	if (!(how & 4))
 		feed_frame((struct frame){ .length = 2, .type = FRAME_SETTINGS }, "{}");
-	while (in_left > 0)
-		step(byte() % OPS);
+	while (in_left > 0) {
+		unsigned op = byte();
+		step(op >= OWN_TO_PIPE && op <= PIPE_MODE ? op : op % OPS);
+	}
 	finish();
 	return 0;
 }

@@ -1,5 +1,6 @@
 #include "reactor/pipe.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -45,6 +46,15 @@ void pipe_put(struct pipe_pair *p, int empty)
 		spare[spares++] = p;
 	else
 		discard(p);
+}
+
+void pipe_read(struct pipe_pair *p, void *to, size_t n)
+{
+	for (size_t at = 0; at < n;) {
+		ssize_t r = read(p->r, (char *)to + at, n - at);
+		BUG_ON(r <= 0 && !(r == -1 && errno == EINTR));
+		at += r > 0 ? (size_t)r : 0;
+	}
 }
 
 void pipe_trim(void)

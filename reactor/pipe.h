@@ -20,6 +20,8 @@ struct pipe_pair *pipe_get(void);
 /* Gives p back; empty says that all its bytes were taken out, else it is closed. NULL is ignored.
  */
 void pipe_put(struct pipe_pair *p, int empty);
+/* Copies n bytes out of p, which holds at least as many. */
+void pipe_read(struct pipe_pair *p, void *to, size_t n);
 /* Closes the pooled pipes (at exit). */
 void pipe_trim(void);
 

@@ -6,8 +6,11 @@
 #include "reactor/pipe.h"
 
 enum {
-	QUANTUM = 256 * 1024,       /* moved per direction and turn before others get theirs */
-	SPLICE_AFTER = 256 * 1024,  /* a relay earns a pipe by moving this much */
+	QUANTUM = 256 * 1024,      /* moved per direction and turn before others get theirs */
+	SPLICE_AFTER = 256 * 1024, /* a direction earns a pipe by moving this much */
+	EARNED_MAX = 1024 * 1024,
+	SMALL = 16 * 1024, /* smaller moves are cheaper by copy: each takes back */
+	SMALL_COSTS = 64 * 1024,
 	HELD_MAX = REACTOR_SCRATCH, /* what one copy can leave behind when dst blocks */
 	PEEK_IOVS = 16
 };
@@ -17,7 +20,8 @@ struct half {
 	struct stream *src, *dst;
 	struct buf held;        /* read from src, not yet taken by dst */
 	struct pipe_pair *pipe; /* lent while splicing */
-	size_t in_pipe;
+	uint32_t in_pipe;
+	uint32_t earned; /* towards a pipe */
 	uint64_t moved;
 	bool eof;             /* src ended */
 	bool done;            /* and dst was told */
@@ -63,34 +67,34 @@ static ssize_t drain(struct half *h)
 		h->stirred = true;
 	}
 	while (h->in_pipe > 0) {
-		ssize_t n = h->dst->ops->from_pipe(h->dst, h->pipe->r, h->in_pipe);
+		ssize_t n = h->dst->ops->from_pipe(h->dst, &h->pipe, h->in_pipe);
 		if (n < 0)
 			return blame(h, h->dst, n);
-		h->in_pipe -= (size_t)n;
+		h->in_pipe -= (uint32_t)n;
 		h->stirred = true;
 	}
 	return 0;
 }
 
-static bool may_splice(struct half *h)
-{
-	if (h->no_splice || h->moved < SPLICE_AFTER || !h->src->ops->to_pipe ||
-	    !h->dst->ops->from_pipe)
-		return false;
-	if (!h->pipe)
-		h->pipe = pipe_get();
-	return h->pipe != NULL;
-}
-
+/* Through a pipe, once dst would take something: the count, or a code; -EINVAL: copy this time. */
 static ssize_t move_spliced(struct half *h, size_t max)
 {
-	ssize_t n = h->src->ops->to_pipe(h->src, h->pipe->w, MIN(max, h->pipe->size));
-	if (n == -EAGAIN)
+	if (h->no_splice || h->earned < SPLICE_AFTER || !h->src->ops->to_pipe ||
+	    !h->dst->ops->from_pipe)
+		return -EINVAL;
+	ssize_t n = h->dst->ops->from_pipe(h->dst, NULL, 0);
+	if (n < 0) {
 		pipe_release(h);
-	if (n <= 0)
-		return blame(h, h->src, n);
-	h->in_pipe = (size_t)n;
-	return n;
+		return blame(h, h->dst, n);
+	}
+	if (!h->pipe && !(h->pipe = pipe_get()))
+		return -EINVAL;
+	n = h->src->ops->to_pipe(h->src, h->pipe->w, MIN(MIN(max, (size_t)n), h->pipe->size));
+	if (n < 0)
+		pipe_release(h);
+	if (n > 0)
+		h->in_pipe = (uint32_t)n;
+	return blame(h, h->src, n);
 }
 
 static ssize_t move_borrowed(struct half *h)
@@ -137,14 +141,11 @@ static ssize_t move_copied(struct half *h, size_t max)
 /* Moves up to max bytes from src: the count, 0 at its end, or a code. */
 static ssize_t move(struct half *h, size_t max)
 {
-	if (may_splice(h)) {
-		ssize_t n = move_spliced(h, max);
-		if (n != -EOPNOTSUPP && n != -EINVAL)
-			return n;
-		h->no_splice = n == -EOPNOTSUPP;
-		h->blame = NULL;
-		pipe_release(h);
-	}
+	ssize_t n = move_spliced(h, max);
+	if (n != -EOPNOTSUPP && n != -EINVAL)
+		return n;
+	h->no_splice |= n == -EOPNOTSUPP;
+	h->blame = NULL;
 	if (h->src->ops->peek)
 		return move_borrowed(h);
 	if (h->dst->ops->room)
@@ -156,14 +157,20 @@ static ssize_t move(struct half *h, size_t max)
 static void unpipe(struct half *h)
 {
 	char *scratch = reactor_scratch(h->src->rx);
-	struct iovec iov = { scratch, h->in_pipe };
-	ssize_t n = readv(h->pipe->r, &iov, 1);
-	BUG_ON(n != (ssize_t)h->in_pipe);
+	pipe_read(h->pipe, scratch, h->in_pipe);
 	int r = buf_put(&h->held, slice_of(scratch, h->in_pipe));
 	BUG_ON(r < 0);
 	h->in_pipe = 0;
 	h->blame = NULL;
 	pipe_release(h);
+}
+
+static void earn(struct half *h, size_t n)
+{
+	if (n < SMALL)
+		h->earned -= MIN(h->earned, (uint32_t)SMALL_COSTS);
+	else
+		h->earned = (uint32_t)MIN(h->earned + n, (size_t)EARNED_MAX);
 }
 
 /* 0 done, 1 quantum spent, -EAGAIN a stream will wake us, other codes fatal. */
@@ -173,7 +180,7 @@ static ssize_t half_run(struct half *h)
 	while (!h->done && !h->deaf) {
 		ssize_t n = drain(h);
 		if ((n == -EOPNOTSUPP || n == -EINVAL) && h->in_pipe > 0) {
-			h->no_splice = n == -EOPNOTSUPP;
+			h->no_splice |= n == -EOPNOTSUPP;
 			unpipe(h);
 			continue;
 		}
@@ -192,6 +199,7 @@ static ssize_t half_run(struct half *h)
 			return n;
 		h->eof = n == 0;
 		h->moved += (uint64_t)n;
+		earn(h, (size_t)n);
 		h->stirred |= n > 0;
 		quantum -= MIN(quantum, (size_t)n);
 	}

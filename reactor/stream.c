@@ -118,10 +118,10 @@ static ssize_t pair_to_pipe(struct stream *s, int pipe_w, size_t max)
 	return in && in->ops->to_pipe ? in->ops->to_pipe(in, pipe_w, max) : -EOPNOTSUPP;
 }
 
-static ssize_t pair_from_pipe(struct stream *s, int pipe_r, size_t n)
+static ssize_t pair_from_pipe(struct stream *s, struct pipe_pair **p, size_t n)
 {
 	struct stream *out = pair_of(s)->out;
-	return out && out->ops->from_pipe ? out->ops->from_pipe(out, pipe_r, n) : -EOPNOTSUPP;
+	return out && out->ops->from_pipe ? out->ops->from_pipe(out, p, n) : -EOPNOTSUPP;
 }
 
 static int pair_shut(struct stream *s)

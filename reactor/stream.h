@@ -19,6 +19,8 @@
 
 #include "reactor/reactor.h"
 
+struct pipe_pair; /* pipe.h */
+
 struct stream {
 	const struct stream_ops *ops;
 	struct reactor *rx;
@@ -33,10 +35,17 @@ struct stream_ops {
 	/* Bytes taken, perhaps fewer than offered. */
 	ssize_t (*write)(struct stream *, const struct iovec *, int n);
 
-	/* Pipe verbs, or NULL: splice(2) up to max bytes into an empty pipe / n bytes out of one.
-	 * -EOPNOTSUPP: copy instead, for good; -EINVAL: copy this time. */
+	/* Like write, where more follows at once: these bytes may wait for it. NULL: write does. */
+	ssize_t (*write_more)(struct stream *, const struct iovec *, int n);
+
+	/* Pipe verbs, or NULL: read and write by splice(2). -EOPNOTSUPP: copy instead, for good;
+	 * -EINVAL: copy this time.
+	 * to_pipe: up to max bytes into an empty pipe.
+	 * from_pipe: n bytes, which are all that *p holds. Who takes all of them may keep the pipe,
+	 * too: *p is NULL then. With n = 0 (p may be NULL) it asks how many would be taken now:
+	 * more than 0, or a code. */
 	ssize_t (*to_pipe)(struct stream *, int pipe_w, size_t max);
-	ssize_t (*from_pipe)(struct stream *, int pipe_r, size_t n);
+	ssize_t (*from_pipe)(struct stream *, struct pipe_pair **p, size_t n);
 
 	/* Borrow verbs, or NULL: a stream that holds received bytes lends them. Returns how many
 	 * iovecs were filled, 0 = end of stream, or a negative code; the bytes live until the next

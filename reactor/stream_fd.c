@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "reactor/err.h"
+#include "reactor/pipe.h"
 #include "reactor/stream.h"
 
 enum fd_kind { FD_PENDING = 0, FD_FAILED, FD_TCP, FD_SOCKET, FD_PIPE, FD_OTHER };
@@ -125,6 +126,22 @@ static ssize_t fd_write(struct stream *s, const struct iovec *iov, int n)
 	return outcome(f, READY_OUT, put, iov_total(iov, n));
 }
 
+static ssize_t fd_write_more(struct stream *s, const struct iovec *iov, int n)
+{
+	struct fd_stream *f = self(s);
+	struct msghdr msg = { .msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)n };
+	if (!is_socket(f) || n == 0)
+		return fd_write(s, iov, n);
+	int no = refusal(f, READY_OUT);
+	if (no)
+		return no;
+	ssize_t put;
+	do
+		put = sendmsg(f->h.fd, &msg, MSG_MORE | MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (put == -1 && errno == EINTR);
+	return outcome(f, READY_OUT, put, iov_total(iov, n));
+}
+
 static ssize_t fd_splice(struct fd_stream *f, unsigned bit, int from, int to, size_t n)
 {
 	int no = refusal(f, bit);
@@ -147,10 +164,14 @@ static ssize_t fd_to_pipe(struct stream *s, int pipe_w, size_t max)
 	return fd_splice(f, READY_IN, f->h.fd, pipe_w, max);
 }
 
-static ssize_t fd_from_pipe(struct stream *s, int pipe_r, size_t n)
+static ssize_t fd_from_pipe(struct stream *s, struct pipe_pair **p, size_t n)
 {
 	struct fd_stream *f = self(s);
-	return fd_splice(f, READY_OUT, pipe_r, f->h.fd, n);
+	if (n == 0) {
+		int no = refusal(f, READY_OUT);
+		return no ? no : PIPE_BYTES;
+	}
+	return fd_splice(f, READY_OUT, (*p)->r, f->h.fd, n);
 }
 
 static int fd_shut(struct stream *s)
@@ -210,6 +231,7 @@ static const struct stream_ops fd_ops = {
 	.name = "fd",
 	.read = fd_read,
 	.write = fd_write,
+	.write_more = fd_write_more,
 	.to_pipe = fd_to_pipe,
 	.from_pipe = fd_from_pipe,
 	.shut = fd_shut,

@@ -303,6 +303,34 @@ static ssize_t carrier_write(struct stream *s, const struct iovec *iov, int n)
 	return no ? no : c->inner->ops->write(c->inner, iov, n);
 }
 
+static ssize_t carrier_write_more(struct stream *s, const struct iovec *iov, int n)
+{
+	struct carrier *c = self(s);
+	if (c->state != CARRIER_OPEN || !c->inner->ops->write_more)
+		return carrier_write(s, iov, n);
+	return c->inner->ops->write_more(c->inner, iov, n);
+}
+
+static ssize_t carrier_to_pipe(struct stream *s, int pipe_w, size_t max)
+{
+	struct carrier *c = self(s);
+	int no = refusal(c);
+	if (no)
+		return no;
+	if (!c->inner->ops->to_pipe)
+		return -EOPNOTSUPP;
+	return c->in.len > 0 ? -EINVAL : c->inner->ops->to_pipe(c->inner, pipe_w, max);
+}
+
+static ssize_t carrier_from_pipe(struct stream *s, struct pipe_pair **p, size_t n)
+{
+	struct carrier *c = self(s);
+	int no = refusal(c);
+	if (no)
+		return no;
+	return c->inner->ops->from_pipe ? c->inner->ops->from_pipe(c->inner, p, n) : -EOPNOTSUPP;
+}
+
 static int carrier_shut(struct stream *s)
 {
 	struct carrier *c = self(s);
@@ -344,6 +372,9 @@ static const struct stream_ops carrier_ops = {
 	.name = "carrier",
 	.read = carrier_read,
 	.write = carrier_write,
+	.write_more = carrier_write_more,
+	.to_pipe = carrier_to_pipe,
+	.from_pipe = carrier_from_pipe,
 	.shut = carrier_shut,
 	.close = carrier_close,
 	.bind = carrier_bind,

@@ -15,6 +15,7 @@ enum {
 	KEEPALIVE_MS = 4000,
 	SETTLE_MS = 60000,
 	CLOSING_MS = 2000,
+	PACE_MS = 4,
 	STREAMS_MAX = 4096
 };
 
@@ -43,6 +44,7 @@ static void tear_down(struct mux *m, int code, const char *why)
 	}
 	task_cancel(&m->task);
 	task_cancel(&m->flush_task);
+	task_cancel(&m->offer.task);
 	timer_clear(m->rx, &m->timer);
 	if (code == 0 && !m->closing)
 		out_flush(&m->out, m->transport);
@@ -94,8 +96,9 @@ static void wake_waiting(struct mux *m)
 	while (queued < OUT_MAX && !list_empty(&m->waiting)) {
 		struct mux_stream *s =
 		    container_of(list_pop(&m->waiting), struct mux_stream, wait_link);
-		s->turn_left = QUANTUM;
-		queued += QUANTUM;
+		s->turn_left = m->quantum;
+		s->recent_ms = reactor_now(m->rx); /* who waits has not become interactive by it */
+		queued += m->quantum;
 		mux_stream_wake(s);
 		woken = true;
 	}
@@ -118,6 +121,19 @@ static void close_in_order(struct mux *m)
 	m->closing = true;
 }
 
+/* A turn is long where the carrier is fast: large frames cost less, and others wait only PACE_MS
+ * longer for it. */
+static void pace(struct mux *m)
+{
+	uint64_t ms = reactor_now(m->rx) - m->paced_ms;
+	if (m->offer.no_out || ms < 2 * PACE_MS)
+		return;
+	size_t fast = (size_t)((m->out.sent - m->paced_sent) / ms * PACE_MS);
+	m->quantum = MIN(MAX(fast, (size_t)QUANTUM), (size_t)QUANTUM_MAX);
+	m->paced_ms += ms;
+	m->paced_sent = m->out.sent;
+}
+
 static void flush_run(struct task *t)
 {
 	struct mux *m = container_of(t, struct mux, flush_task);
@@ -131,6 +147,7 @@ static void flush_run(struct task *t)
 		close_in_order(m);
 		return;
 	}
+	pace(m);
 	wake_waiting(m);
 	if (was_full && m->out.prompt.bytes < PROMPT_MAX)
 		task_wake(m->rx, &m->task);
@@ -284,6 +301,7 @@ static int on_frame(struct mux *m, const struct frame *f, struct slice payload)
 		if (!is_json_object(payload))
 			return fault(m, "SETTINGS is no JSON object");
 		m->stats.settled = true;
+		mux_offer_settled(m);
 		timer_set(m->rx, &m->timer, m->opt.keepalive_ms);
 		log_debug("mux peer settings=%s", log_quote(payload));
 		return 0;
@@ -321,6 +339,8 @@ static int data_begin(struct mux *m)
 		return fault(m, "DATA beyond the window");
 	s->recv_credit -= f->length;
 	m->stats.bytes_in += f->length;
+	if (s->splices && f->length >= SPLICE_LEAST)
+		mux_offer_next(m);
 	return 0;
 }
 
@@ -389,10 +409,13 @@ static ssize_t fill(struct mux *m, char **at)
 		m->block_cap = READ_BLOCK;
 		m->block = block_get(&m->block_cap);
 	}
+	if (m->offer.ended)
+		return MIN(m->offer.code, 0);
 	ssize_t n = (ssize_t)m->early; /* came with the handshake, in the block already */
 	m->early = 0;
 	if (n == 0)
-		n = stream_read(m->transport, m->block + READ_AT, m->block_cap - READ_AT);
+		n = stream_read(m->transport, m->block + READ_AT,
+				mux_offer_room(m, m->block_cap - READ_AT));
 	if (n <= 0)
 		return n;
 	*at = m->block + READ_AT - m->partial_len;
@@ -434,11 +457,13 @@ static void release_complete(struct mux *m)
 static void mux_run(struct task *t)
 {
 	struct mux *m = container_of(t, struct mux, task);
-	settle(m);
 	if (out_bytes(&m->out) > 0 || m->closing)
 		task_defer(m->rx, &m->flush_task);
 	if (m->out.prompt.bytes >= PROMPT_MAX)
 		return; /* the peer sends but does not read: flush_run wakes us */
+	if (mux_offer(m))
+		return;
+	settle(m);
 
 	char *p = NULL;
 	ssize_t n = fill(m, &p);
@@ -448,7 +473,7 @@ static void mux_run(struct task *t)
 		int r = m->closing ? 0 : parse(m, p, (size_t)n);
 		if (r < 0)
 			mux_protocol_error(m, r);
-		else
+		else if (!mux_offer(m))
 			task_wake(m->rx, &m->task); /* behind the streams that were just woken */
 		return;
 	}
@@ -521,8 +546,11 @@ struct mux *mux_new(struct reactor *rx, struct stream *transport, struct slice e
 		m->opt.max_streams = STREAMS_MAX;
 	m->next_id = m->opt.client ? 1 : 2;
 	m->last_rx_ms = reactor_now(rx);
+	m->quantum = QUANTUM;
+	m->paced_ms = m->last_rx_ms;
 	list_init(&m->borrowers);
 	list_init(&m->waiting);
+	mux_offer_init(m);
 	buf_init(&m->ctl, FRAME_OTHER_MAX);
 	task_init(&m->task, mux_run);
 	task_init(&m->flush_task, flush_run);

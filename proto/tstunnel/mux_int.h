@@ -1,6 +1,6 @@
 /*
- * What mux.c (the carrier), mux_stream.c (its streams) and mux_out.c (what waits to be written)
- * share.
+ * What mux.c (the carrier), mux_stream.c (its streams), mux_out.c (what waits to be written) and
+ * mux_pipe.c (what travels by splice) share.
  */
 #ifndef TSTUNNEL_MUX_INT_H
 #define TSTUNNEL_MUX_INT_H
@@ -8,6 +8,7 @@
 #include "proto/tstunnel/frame.h"
 #include "proto/tstunnel/mux.h"
 #include "reactor/buf.h"
+#include "reactor/pipe.h"
 
 enum {
 	WINDOW_INITIAL = 256 * 1024, /* protocol constant: credit of each new stream, both ways */
@@ -15,6 +16,8 @@ enum {
 	WINDOW_EXTRA_MAX = 64 * 1024 * 1024, /* per carrier, granted beyond the initial windows */
 	STASH_MAX = 256 * 1024 * 1024,       /* per carrier: memory for what owners have not read */
 	QUANTUM = 64 * 1024,                 /* what a stream may queue before others get a turn */
+	QUANTUM_MAX = 240 * 1024,            /* on a fast carrier that splices: fits a pipe */
+	SPLICE_LEAST = 32 * 1024,            /* less payload than this is copied */
 	OUT_MAX = 256 * 1024,                /* queued data, all streams together */
 	PROMPT_MAX = 256 * 1024,             /* queued control frames before we stop reading */
 	SPARSE_BYTES = 4096,
@@ -25,10 +28,13 @@ enum {
 
 /* --- output: mux_out.c --- */
 
-/* Whole frames, packed; a block goes to the wire as one. */
+/* Whole frames, packed, or the header of one whose payload is in a pipe; a block goes to the wire
+ * as one. */
 struct out_block {
 	struct out_block *next;
 	size_t cap, head, len; /* data[head .. len) is still to be sent */
+	struct pipe_pair *pipe;
+	size_t in_pipe; /* and then these */
 	uint64_t seq;
 	char data[];
 };
@@ -44,6 +50,7 @@ struct mux_out {
 	struct out_queue prompt, bulk, wire;
 	uint64_t seq;   /* of the newest bulk block */
 	uint64_t wired; /* of the newest bulk block given to the wire */
+	uint64_t sent;  /* bytes, headers included */
 	bool congested; /* the carrier said EAGAIN last time: commit little at once */
 };
 
@@ -53,6 +60,8 @@ struct iovec out_room(struct mux_out *, struct out_queue *q, size_t want);
 void out_commit(struct out_queue *q, const struct frame *f);
 /* Nothing was put there. */
 void out_cancel(struct out_queue *q);
+/* Commits a frame of bulk whose payload is all that pipe holds. Takes the pipe. */
+void out_pipe(struct mux_out *, struct pipe_pair *pipe, const struct frame *f);
 /* Appends a control frame with its payload. */
 void out_frame(struct mux_out *, const struct frame *f, const char *payload);
 /* Writes what it can: 0 all gone, -EAGAIN, or a fatal code. */
@@ -65,6 +74,19 @@ static inline size_t out_bytes(const struct mux_out *o)
 }
 
 /* --- the carrier --- */
+
+/* The rest of the frame being received, left in the carrier for its stream to splice. */
+struct mux_offer {
+	struct task task;   /* the turn of that stream is over */
+	bool no_in, no_out; /* the carrier cannot splice (this way) */
+	bool dry;           /* it had no more when it was asked */
+	bool begun;         /* some of the frame was taken: the last bytes go the same way */
+	bool ended;         /* it said so, or failed, with code */
+	int code;
+	size_t taken;    /* since the task ran */
+	size_t ahead;    /* how far fill() may read beyond the frame; 0: no limit */
+	unsigned strict; /* reads for which it stays like that */
+};
 
 struct mux {
 	struct reactor *rx;
@@ -95,9 +117,12 @@ struct mux {
 	struct mux_stream *cur_stream; /* of DATA; NULL: discard */
 	struct buf ctl;                /* payload so far of a frame that is not DATA */
 	const char *fault;             /* why the peer broke the protocol */
+	struct mux_offer offer;
 
 	struct mux_out out;
 	struct list waiting; /* streams with data, waiting for their turn to queue it */
+	size_t quantum;      /* of a turn */
+	uint64_t paced_ms, paced_sent;
 	size_t window_extra, stashed;
 };
 
@@ -117,6 +142,7 @@ struct mux_stream {
 	struct task *owner;
 
 	bool by_peer, accepted, fin_sent, fin_got, peer_stopped, reset;
+	bool splices; /* its owner takes what is offered */
 	uint8_t channel, peeked_channel;
 	int code; /* fatal, once set */
 	char *why;
@@ -157,8 +183,32 @@ void mux_stream_lend(struct mux_stream *, char *p, size_t n, uint8_t channel);
 /* Copies what it still borrows, so that the block can be used again. */
 void mux_stream_settle(struct mux_stream *);
 void mux_stream_wake(struct mux_stream *);
+/* n received bytes were taken: counts them, and gives credit back. */
+void mux_stream_consumed(struct mux_stream *, size_t n);
+/* May DATA be sent: 0, or a code. */
+int mux_stream_may_send(const struct mux_stream *);
+/* How much s may queue as an interactive stream, 0 if it is not one (now). */
+size_t mux_stream_sparse(struct mux_stream *s);
+/* May it queue bulk now: 0, or -EAGAIN, and it is woken when its turn comes. */
+int mux_stream_turn(struct mux_stream *);
+/* DATA of n bytes was queued, as bulk or prompt. */
+void mux_stream_queued(struct mux_stream *, struct out_queue *, size_t n);
 
-/* mux.c, for mux_stream.c: */
+/* mux_pipe.c: the pipe verbs of streams */
+ssize_t mux_to_pipe(struct stream *, int pipe_w, size_t max);
+ssize_t mux_from_pipe(struct stream *, struct pipe_pair **, size_t n);
+/* and, for mux.c: */
+void mux_offer_init(struct mux *);
+/* The carrier is up: can it splice? */
+void mux_offer_settled(struct mux *);
+/* Leaves the rest of the current frame to its stream for a turn, if it is worth it: do not read. */
+bool mux_offer(struct mux *);
+/* A large frame has come whose stream splices: others like it may follow, so read no further. */
+void mux_offer_next(struct mux *);
+/* How much may be read now, of room bytes. */
+size_t mux_offer_room(struct mux *, size_t room);
+
+/* mux.c, for the others: */
 void mux_send(struct mux *, const struct frame *, const char *payload);
 void mux_stream_gone(struct mux *); /* a stream was closed: perhaps drained */
 

@@ -3,7 +3,7 @@
 
 #include "proto/tstunnel/mux_int.h"
 
-enum { BLOCK = 64 * 1024, IOVS = 64, COMMIT_BULK = 4 };
+enum { BLOCK = 64 * 1024, IOVS = 64, COMMIT_BULK = 256 * 1024 };
 
 static struct out_block *block_new(size_t data)
 {
@@ -15,7 +15,13 @@ static struct out_block *block_new(size_t data)
 
 static void block_free(struct out_block *b)
 {
+	pipe_put(b->pipe, b->in_pipe == 0);
 	block_put((char *)b, sizeof(*b) + b->cap);
+}
+
+static size_t block_bytes(const struct out_block *b)
+{
+	return b->len - b->head + b->in_pipe;
 }
 
 static void queue_append(struct out_queue *q, struct out_block *b)
@@ -62,6 +68,19 @@ void out_commit(struct out_queue *q, const struct frame *f)
 	q->bytes += FRAME_HEADER + f->length;
 }
 
+void out_pipe(struct mux_out *o, struct pipe_pair *pipe, const struct frame *f)
+{
+	struct out_block *b = block_new(FRAME_HEADER);
+	b->cap = FRAME_HEADER; /* no other frame may follow in it */
+	frame_put(b->data, f);
+	b->len = FRAME_HEADER;
+	b->pipe = pipe;
+	b->in_pipe = f->length;
+	b->seq = ++o->seq;
+	queue_append(&o->bulk, b);
+	o->bulk.bytes += block_bytes(b);
+}
+
 void out_cancel(struct out_queue *q)
 {
 	if (q->first->len == 0)
@@ -91,11 +110,11 @@ static bool to_wire(struct mux_out *o, struct out_queue *q)
 	if (!q->first)
 		return false;
 	b = queue_pop(q);
-	q->bytes -= b->len;
+	q->bytes -= block_bytes(b);
 	if (q == &o->bulk)
 		o->wired = b->seq;
 	queue_append(&o->wire, b);
-	o->wire.bytes += b->len;
+	o->wire.bytes += block_bytes(b);
 	return true;
 }
 
@@ -105,21 +124,73 @@ static void commit(struct mux_out *o)
 {
 	while (to_wire(o, &o->prompt))
 		;
-	for (int n = o->congested ? 1 : COMMIT_BULK; n > 0 && to_wire(o, &o->bulk); n--)
+	size_t most = o->wire.bytes + (o->congested ? 0 : COMMIT_BULK);
+	while (to_wire(o, &o->bulk) && o->bulk.first &&
+	       o->wire.bytes + block_bytes(o->bulk.first) <= most)
 		;
 }
 
 static void sent(struct mux_out *o, size_t n)
 {
+	o->sent += n;
 	o->wire.bytes -= n;
 	while (n > 0) {
 		struct out_block *b = o->wire.first;
 		size_t part = MIN(n, b->len - b->head);
 		b->head += part;
 		n -= part;
-		if (b->head == b->len)
+		if (b->head == b->len && !b->pipe)
 			block_free(queue_pop(&o->wire));
 	}
+}
+
+/* The bytes in memory up to the first pipe, whose header leaves together with what it holds. */
+static ssize_t write_blocks(struct mux_out *o, struct stream *transport)
+{
+	struct iovec iov[IOVS];
+	int n = 0;
+	bool more = false;
+	for (struct out_block *b = o->wire.first; b && n < IOVS && !more; b = b->next) {
+		iov[n++] = (struct iovec){ b->data + b->head, b->len - b->head };
+		more = b->pipe;
+	}
+	ssize_t r = more && transport->ops->write_more
+			? transport->ops->write_more(transport, iov, n)
+			: transport->ops->write(transport, iov, n);
+	if (r > 0)
+		sent(o, (size_t)r);
+	return r;
+}
+
+/* The carrier cannot splice after all: the first block's payload moves to memory. */
+static void unpipe(struct mux_out *o)
+{
+	struct out_block *old = queue_pop(&o->wire), *b = block_new(old->in_pipe);
+	pipe_read(old->pipe, b->data, old->in_pipe);
+	b->len = old->in_pipe;
+	b->next = o->wire.first;
+	o->wire.first = b;
+	if (!b->next)
+		o->wire.last = b;
+	old->in_pipe = 0;
+	block_free(old);
+}
+
+static ssize_t splice_block(struct mux_out *o, struct stream *transport, struct out_block *b)
+{
+	ssize_t r = transport->ops->from_pipe(transport, &b->pipe, b->in_pipe);
+	if (r == -EOPNOTSUPP || r == -EINVAL) {
+		unpipe(o);
+		return 0;
+	}
+	if (r <= 0)
+		return r;
+	o->sent += (size_t)r;
+	o->wire.bytes -= (size_t)r;
+	b->in_pipe -= (size_t)r;
+	if (b->in_pipe == 0)
+		block_free(queue_pop(&o->wire));
+	return r;
 }
 
 int out_flush(struct mux_out *o, struct stream *transport)
@@ -127,17 +198,14 @@ int out_flush(struct mux_out *o, struct stream *transport)
 	for (;;) {
 		if (!o->wire.first)
 			commit(o);
-		if (!o->wire.first)
+		struct out_block *b = o->wire.first;
+		if (!b)
 			return 0;
-		struct iovec iov[IOVS];
-		int n = 0;
-		for (struct out_block *b = o->wire.first; b && n < IOVS; b = b->next)
-			iov[n++] = (struct iovec){ b->data + b->head, b->len - b->head };
-		ssize_t r = transport->ops->write(transport, iov, n);
+		ssize_t r = b->pipe && b->head == b->len ? splice_block(o, transport, b)
+							 : write_blocks(o, transport);
 		o->congested = r == -EAGAIN;
 		if (r < 0)
 			return (int)r;
-		sent(o, (size_t)r);
 	}
 }
 

@@ -344,7 +344,7 @@ static void grant(struct mux_stream *s)
 	struct mux *m = s->m;
 	uint64_t now = reactor_now(m->rx);
 	uint32_t add = (uint32_t)s->consumed;
-	if ((now - s->granted_ms) * 1000 <= 2 * m->stats.rtt_us + 1000 && s->window < WINDOW_MAX &&
+	if ((now - s->granted_ms) * 1000 <= 2 * m->stats.rtt_us + 10000 && s->window < WINDOW_MAX &&
 	    m->window_extra + s->window <= WINDOW_EXTRA_MAX) {
 		m->window_extra += s->window;
 		add += (uint32_t)s->window;
@@ -358,16 +358,20 @@ static void grant(struct mux_stream *s)
 	mux_send(m, &(struct frame){ .length = 4, .stream = s->id, .type = FRAME_WINDOW }, payload);
 }
 
+void mux_stream_consumed(struct mux_stream *s, size_t n)
+{
+	s->consumed += n;
+	if (!s->fin_got && s->consumed >= s->window / 2)
+		grant(s);
+}
+
 static void mux_drop(struct stream *st, size_t n)
 {
 	struct mux_stream *s = self(st);
 	if (s->code)
 		return; /* it failed since it lent them */
-	s->consumed += n;
-	n -= drop_stash(s, n);
-	drop_segments(s, n);
-	if (!s->fin_got && s->consumed >= s->window / 2)
-		grant(s);
+	drop_segments(s, n - drop_stash(s, n));
+	mux_stream_consumed(s, n);
 }
 
 static ssize_t mux_read(struct stream *st, const struct iovec *iov, int n)
@@ -393,7 +397,7 @@ static ssize_t mux_read(struct stream *st, const struct iovec *iov, int n)
 
 /* --- sending --- */
 
-static int may_send(const struct mux_stream *s)
+int mux_stream_may_send(const struct mux_stream *s)
 {
 	if (s->code)
 		return s->code;
@@ -409,14 +413,14 @@ static int wait_turn(struct mux_stream *s)
 	return -EAGAIN;
 }
 
-/* How much s may queue as an interactive stream, 0 if it is not one (now). */
-static size_t sparse_room(struct mux_stream *s)
+size_t mux_stream_sparse(struct mux_stream *s)
 {
 	struct mux *m = s->m;
 	uint64_t now = reactor_now(m->rx);
 	if (now - s->recent_ms >= SPARSE_MS) {
+		uint64_t quarters = MIN((now - s->recent_ms) / SPARSE_MS, 31u);
 		s->recent_ms = now;
-		s->recent_bytes = 0;
+		s->recent_bytes >>= 2 * quarters;
 	}
 	/* Its own bulk bytes must not be overtaken. */
 	if (s->bulk_seq > m->out.wired || m->out.prompt.bytes >= PROMPT_MAX)
@@ -424,29 +428,37 @@ static size_t sparse_room(struct mux_stream *s)
 	return s->recent_bytes < SPARSE_BYTES ? SPARSE_BYTES - s->recent_bytes : 0;
 }
 
+int mux_stream_turn(struct mux_stream *s)
+{
+	struct mux *m = s->m;
+	/* A turn that was given may be used up, or the last of a batch would always lose. */
+	size_t limit = s->turn_left ? OUT_MAX + m->quantum : OUT_MAX;
+	if (m->out.bulk.bytes + m->out.wire.bytes >= limit)
+		return wait_turn(s);
+	if (s->turn_left == 0) {
+		if (!list_empty(&m->waiting))
+			return wait_turn(s);
+		s->turn_left = m->quantum;
+	}
+	return 0;
+}
+
 static int mux_room(struct stream *st, struct iovec *iov)
 {
 	struct mux_stream *s = self(st);
-	int r = may_send(s);
+	int r = mux_stream_may_send(s);
 	if (r < 0)
 		return r;
 	struct mux *m = s->m;
 	if (s->credit <= 0)
 		return -EAGAIN;
-	size_t want = sparse_room(s);
+	size_t want = mux_stream_sparse(s);
 	if (want > 0) {
 		s->lent = &m->out.prompt;
 	} else {
-		/* A turn that was given may be used up, or the last of a batch would always lose.
-		 */
-		size_t limit = s->turn_left ? OUT_MAX + QUANTUM : OUT_MAX;
-		if (m->out.bulk.bytes + m->out.wire.bytes >= limit)
-			return wait_turn(s);
-		if (s->turn_left == 0) {
-			if (!list_empty(&m->waiting))
-				return wait_turn(s);
-			s->turn_left = QUANTUM;
-		}
+		r = mux_stream_turn(s);
+		if (r < 0)
+			return r;
 		want = s->turn_left;
 		s->lent = &m->out.bulk;
 	}
@@ -454,10 +466,22 @@ static int mux_room(struct stream *st, struct iovec *iov)
 	return 0;
 }
 
+void mux_stream_queued(struct mux_stream *s, struct out_queue *q, size_t n)
+{
+	struct mux *m = s->m;
+	s->credit -= (int64_t)n;
+	s->recent_bytes += n;
+	if (q == &m->out.bulk) {
+		s->turn_left -= MIN(n, s->turn_left);
+		s->bulk_seq = m->out.seq;
+	}
+	m->stats.bytes_out += n;
+	task_defer(m->rx, &m->flush_task);
+}
+
 static void mux_added(struct stream *st, size_t n)
 {
 	struct mux_stream *s = self(st);
-	struct mux *m = s->m;
 	BUG_ON(!s->lent);
 	struct out_queue *q = s->lent;
 	s->lent = NULL;
@@ -469,20 +493,13 @@ static void mux_added(struct stream *st, size_t n)
 				       .stream = s->id,
 				       .type = FRAME_DATA,
 				       .channel = s->channel });
-	s->credit -= (int64_t)n;
-	s->recent_bytes += n;
-	if (q == &m->out.bulk) {
-		s->turn_left -= n;
-		s->bulk_seq = m->out.seq;
-	}
-	m->stats.bytes_out += n;
-	task_defer(m->rx, &m->flush_task);
+	mux_stream_queued(s, q, n);
 }
 
 static ssize_t mux_write(struct stream *st, const struct iovec *iov, int n)
 {
 	struct mux_stream *s = self(st);
-	int r = may_send(s);
+	int r = mux_stream_may_send(s);
 	if (n == 0 && !s->code && !s->peer_stopped)
 		return s->accepted ? 0 : -EAGAIN; /* our own FIN is no reason to call it closed */
 	if (r < 0 || n == 0)
@@ -615,6 +632,8 @@ static const struct stream_ops mux_ops = {
 	.name = "mux",
 	.read = mux_read,
 	.write = mux_write,
+	.to_pipe = mux_to_pipe,
+	.from_pipe = mux_from_pipe,
 	.peek = mux_peek,
 	.drop = mux_drop,
 	.room = mux_room,

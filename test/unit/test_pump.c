@@ -1,5 +1,4 @@
 /* The relay over descriptors, over in-memory streams with faults, and its ends. */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
@@ -15,6 +14,7 @@
 #include "reactor/buf.h"
 #include "reactor/pipe.h"
 #include "reactor/pump.h"
+#include "test/unit/pair.h"
 #include "test/unit/sim.h"
 #include "test/unit/turn.h"
 
@@ -56,22 +56,10 @@ enum kind { UNIX = 0, TCP, KINDS };
 
 static void connected(enum kind kind, int fd[2])
 {
-	if (kind == UNIX) {
-		assert_int_equal(
-		    0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd));
-		return;
-	}
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
-	socklen_t len = sizeof(a);
-	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(0, bind(l, (struct sockaddr *)&a, len));
-	assert_int_equal(0, listen(l, 1));
-	getsockname(l, (struct sockaddr *)&a, &len);
-	fd[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(0, connect(fd[0], (struct sockaddr *)&a, len));
-	fd[1] = accept4(l, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	fcntl(fd[0], F_SETFL, O_NONBLOCK);
-	close(l);
+	if (kind == UNIX)
+		socket_pair(fd);
+	else
+		tcp_pair(fd);
 }
 
 /* A pump between near ends; the test holds the far ones. */

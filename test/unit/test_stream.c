@@ -1,7 +1,7 @@
 /* Streams over descriptors, the pair, linger, our own stdio. */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +14,7 @@
 
 #include "reactor/err.h"
 #include "reactor/stream.h"
+#include "test/unit/pair.h"
 
 static struct reactor *rx;
 static bool flag, late;
@@ -66,33 +67,12 @@ static void too_late(struct timer *t)
 		assert_false(late);                                                                \
 	} while (0)
 
-static void unix_pair(int fd[2])
-{
-	assert_int_equal(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd));
-}
-
-static void tcp_pair(int fd[2])
-{
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
-	socklen_t len = sizeof(a);
-	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(0, bind(l, (struct sockaddr *)&a, len));
-	assert_int_equal(0, listen(l, 1));
-	getsockname(l, (struct sockaddr *)&a, &len);
-	fd[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(0, connect(fd[0], (struct sockaddr *)&a, len));
-	fd[1] = accept4(l, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	assert_true(fd[1] >= 0);
-	fcntl(fd[0], F_SETFL, O_NONBLOCK);
-	close(l);
-}
-
 static void pair_of(int kind, int fd[2])
 {
 	if (kind)
 		tcp_pair(fd);
 	else
-		unix_pair(fd);
+		socket_pair(fd);
 }
 
 static char pattern(uint64_t at)
@@ -285,7 +265,7 @@ static void pending_then_attached(void **state)
 	assert_int_equal(-EAGAIN, stream_shut(s));
 	assert_int_equal(-EAGAIN, s->ops->to_pipe(s, -1, 1));
 	assert_int_equal(-1, stream_fd(s));
-	unix_pair(fd);
+	socket_pair(fd);
 	fd_stream_attach(s, fd[0]);
 	flag = false;
 	reactor_run_until(rx, &flag); /* its owner is told */
@@ -343,7 +323,7 @@ static void a_new_owner_hears_of_what_is_there(void **state)
 	struct task first, second;
 	task_init(&first, set_flag);
 	task_init(&second, set_flag);
-	unix_pair(fd);
+	socket_pair(fd);
 	struct stream *s = fd_stream_new(rx, fd[0]);
 	stream_bind(s, &first);
 	assert_int_equal(1, write(fd[1], "x", 1));
@@ -433,12 +413,12 @@ static void linger_is_bounded(void **state)
 	(void)state;
 	int fd[2];
 	static char piece[65536];
-	unix_pair(fd);
+	socket_pair(fd);
 	stream_linger(fd_stream_new(rx, fd[0]), 20); /* by time */
 	UNTIL(reactor_stats(rx)->handles == 0);
 	close(fd[1]);
 
-	unix_pair(fd);
+	socket_pair(fd);
 	stream_linger(fd_stream_new(rx, fd[0]), 60000); /* by bytes */
 	for (uint64_t n = 0; reactor_stats(rx)->handles > 0; n += sizeof(piece)) {
 		assert_true(n < 4 << 20);

@@ -274,26 +274,6 @@ static void on_wake(struct task *t)
 
 struct task waker = { .link = { &waker.link, &waker.link }, .run = on_wake };
 
-void socket_pair(int fd[2])
-{
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd), 0);
-}
-
-void tcp_pair(int fd[2])
-{
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	socklen_t n = sizeof(a);
-	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(bind(l, (struct sockaddr *)&a, n), 0);
-	assert_int_equal(listen(l, 1), 0);
-	assert_int_equal(getsockname(l, (struct sockaddr *)&a, &n), 0);
-	fd[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(connect(fd[0], (struct sockaddr *)&a, n), 0);
-	fd[1] = accept4(l, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	assert_int_equal(fcntl(fd[0], F_SETFL, O_NONBLOCK), 0);
-	close(l);
-}
-
 struct tls_config *tls_any_config(bool server, struct tls_options o)
 {
 	char err[256] = "";

@@ -10,6 +10,7 @@
 #include "reactor/stream.h"
 #include "reactor/tls.h"
 #include "reactor/tls_make.h"
+#include "test/unit/pair.h"
 
 #define HOST "containers.tinyscale.net"
 
@@ -37,8 +38,6 @@ char *tls_load(const char *name);
 /* Makes NAME.crt and NAME.key, signed by a CA made before (NULL: a CA), valid now unless told. */
 void tls_make_files(const char *ca, const char *name, struct tls_make);
 
-void socket_pair(int fd[2]);
-void tcp_pair(int fd[2]);
 /* A lower stream that tears everything into pieces of 1 to most bytes (0: does not), refuses a
  * third of the calls then, and counts them in calls (or NULL). */
 struct stream *choppy_new(struct stream *lower, size_t most, size_t *calls);
