@@ -1,5 +1,6 @@
 """Published ports follow containers: what the engine publishes is answered on the laptop."""
 import contextlib
+import http.client
 import json
 import os
 import socket
@@ -361,20 +362,47 @@ def test_tsctl_guest_and_engine_restart(docker1, direct, lab):
 
 
 def test_a_response_outlives_its_container(docker1, lab):
-    """The last bytes still arrive when the container is gone by then."""
+    """What the container has said still arrives when it is gone."""
     port = lab.free_port()
-    size = 3 << 20
-    docker1("run", "-d", "--rm", "-p", f"{port}:80", "bb", "sh", "-c",
-            f"head -c {size} /dev/zero | nc -l -p 80 -w 5")
-    def whole():
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as s:
-            s.settimeout(20)
-            got = 0
-            while data := s.recv(1 << 16):
-                got += len(data)
-            return got
-    assert wait_for(whole, 20, "a connection") == size
-    closed(port)
+    size = 200000
+    name = web(docker1, "-p", f"{port}:80", cmd=f"head -c {size} /dev/zero > /www/big; exec httpd -f -p 80 -h /www")
+    wait_for(lambda: body(port), 10, "the server")
+
+    def came():
+        out = run(BIN + "/tsctl", "status", "--json", "--listen", f"127.0.0.1:{lab.tsctl.port}", env=lab.env).stdout
+        return json.loads(out)[0]["bytes_in"]
+    before = came()
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that most of it waits in tsctl
+        s.settimeout(20)
+        s.connect(("127.0.0.1", port))
+        s.sendall(b"GET /big HTTP/1.0\r\n\r\n")
+        wait_for(lambda: came() - before > size, 10, "the response on this side")
+        docker1("rm", "-f", name)
+        closed(port)
+        got = b"".join(iter(lambda: s.recv(1 << 16), b""))
+    assert len(got.partition(b"\r\n\r\n")[2]) == size
+
+
+def test_a_start_is_answered_when_the_port_answers(docker1, lab):
+    """Also where only the engine knows the number, and looked at more closely than by a CLI."""
+    first = lab.port + 1
+    lab.port += 10
+    c = http.client.HTTPConnection("127.0.0.1", lab.tsctl.port, timeout=30)
+
+    def call(method, path, body=None):
+        c.request(method, path, json.dumps(body) if body else None, {"Content-Type": "application/json"})
+        r = c.getresponse()
+        data = r.read()
+        assert r.status < 300, data
+        return json.loads(data) if data else None
+    for i in range(5):
+        port = first + 2 * i
+        made = call("POST", "/containers/create", {
+            "Image": "bb", "Cmd": ["sleep", "1000"], "ExposedPorts": {"80/tcp": {}},
+            "HostConfig": {"PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": f"{port}-{port + 1}"}]}}})
+        call("POST", f"/containers/{made['Id'][:12]}/start")
+        assert can_connect("127.0.0.1", port)
 
 
 def test_udp(docker1, lab):
