@@ -84,6 +84,7 @@ int main(int argc, char **argv)
 		r = idle_main();
 	else
 		fprintf(stderr, "load: no mode \"%s\"\n", mode);
+	net_end();
 	free(load.stream);
 	free(load.samples.ns);
 	opt_list_free(&load.pids);

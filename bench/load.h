@@ -28,8 +28,9 @@ struct way {
 struct stream;
 struct side {
 	struct list link;      /* in load.run */
+	struct list all;       /* in load.sides */
 	struct stream *stream; /* NULL: a server's connection whose head has not come yet */
-	int fd;                /* -1: closed */
+	int fd;
 	unsigned ready;
 	uint8_t which;    /* CLIENT, SERVER */
 	uint8_t head_got; /* or sent */
@@ -58,7 +59,8 @@ struct load {
 	uint64_t time_ms, warm_ms, grace_ms, limit_ms, amount;
 
 	int epfd, listener;
-	struct list run; /* sides that may go on */
+	struct list run;   /* sides that may go on */
+	struct list sides; /* those that are open */
 	void (*on_run)(struct side *);
 	struct stream *stream;      /* conns of them */
 	unsigned known;             /* streams whose head has arrived */
@@ -79,6 +81,8 @@ extern struct load load;
 
 /* Opens epoll and the listener; exits when it cannot. */
 void net_open(void);
+/* Closes all that is still open. */
+void net_end(void);
 /* A connection to the relay has been begun for the stream's client side. False: refused at once. */
 bool net_connect(struct stream *);
 /* One turn: waits at most ms, marks and runs. Exits the program's loop by timed_out. */

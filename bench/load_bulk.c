@@ -198,7 +198,7 @@ static int report(const uint64_t *moved)
 			broke(s, s->way[first_way(s)].eof ? !first_way(s) : first_way(s), "no end");
 		bad += s->way[UP].bad || s->way[DOWN].bad;
 		lost += (s->state & SHORT) != 0;
-		half += (s->state & HALF_LOST) != 0;
+		half += (s->state & (HALF_LOST | SHORT)) == HALF_LOST;
 		sum += moved[i];
 		squares += (double)moved[i] * (double)moved[i];
 		least = MIN(least, moved[i]);

@@ -127,6 +127,7 @@ static struct side *side_new(int fd, int which)
 	e->fd = fd;
 	e->which = (uint8_t)which;
 	list_init(&e->link);
+	list_add_tail(&load.sides, &e->all);
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	if (epoll_ctl(load.epfd, EPOLL_CTL_ADD, fd, &ev) == -1)
 		die("epoll_ctl");
@@ -140,6 +141,7 @@ void net_open(void)
 	int one = 1;
 	pattern_init();
 	list_init(&load.run);
+	list_init(&load.sides);
 	load.epfd = epoll_create1(EPOLL_CLOEXEC);
 	load.listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (load.epfd == -1 || load.listener == -1)
@@ -189,15 +191,22 @@ bool net_connect(struct stream *s)
 
 void net_close(struct side *e)
 {
-	if (e->fd == -1)
-		return;
 	close(e->fd);
 	list_del(&e->link);
+	list_del(&e->all);
 	if (e->which == SERVER)
 		load.serving--;
 	if (e->stream && e->stream->side[e->which] == e)
 		e->stream->side[e->which] = NULL;
 	free(e);
+}
+
+void net_end(void)
+{
+	while (!list_empty(&load.sides))
+		net_close(container_of(load.sides.next, struct side, all));
+	close(load.listener);
+	close(load.epfd);
 }
 
 void net_again(struct side *e)
