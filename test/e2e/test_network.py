@@ -24,33 +24,43 @@ def rate(flows, seconds):
         flows.close()
 
 
+BANDWIDTH, DELAY = 8e6, 0.05  # bytes a second; seconds one way
+
+
 @pytest.mark.parametrize("push", [False, True], ids=["down", "up"])
 def test_one_stream_fills_a_long_way(lab, services, push):  # noqa: F811
-    """100 ms there and back, 100 Mbit/s: one stream gets 80 % of it."""
-    bandwidth, delay, seconds = 12.5e6, 0.05, 8 if FULL else 2
-    guest = lab.start_guest()
-    port = forward(lab, services, narrow(lab, guest.port, delay, bandwidth))
-    seen = []
-    while len(seen) < 3 and max(seen, default=0) < 0.8 * bandwidth:
-        seen.append(rate(traffic.Flows(port.sink if push else port.source, 1, push), seconds))
+    """64 Mbit/s and 100 ms there and back: one stream gets 80 % of what TCP alone gets there. With the
+    window that a stream starts with it would be 2.6 MB/s."""
+    guest, seconds = lab.start_guest(), 8 if FULL else 2
+    target = services.sink if push else services.source
+    direct = narrow(lab, target, DELAY, BANDWIDTH, "127.0.0.1")
+    port = forward(lab, services, narrow(lab, guest.port, DELAY, BANDWIDTH))
+    ratios = []
+    while len(ratios) < 3 and max(ratios, default=0) < 0.8:
+        alone = rate(traffic.Flows(direct.port, 1, push, HOST), seconds)
+        tunnelled = rate(traffic.Flows(port.sink if push else port.source, 1, push), seconds)
         quiet(lab, guest)
-    print(f"{max(seen) / 1e6:.1f} of {bandwidth / 1e6} MB/s")
-    assert 0.8 * bandwidth < max(seen) < 1.1 * bandwidth + 2 * MB / seconds
+        assert tunnelled < 1.1 * BANDWIDTH + 2 * MB / seconds
+        print(f"{tunnelled / 1e6:.1f} MB/s, TCP alone {alone / 1e6:.1f}")
+        ratios.append(tunnelled / alone)
+    assert max(ratios) >= 0.8
 
 
 def test_the_narrow_way_is_narrow(lab, services):  # noqa: F811
-    """The proxy of these tests, alone: it neither loses bandwidth nor gives more, and delays."""
-    way = narrow(lab, services.source, 0.05, 12.5e6, "127.0.0.1")
+    """The proxy of these tests, alone: it neither loses much bandwidth nor gives more, and delays."""
+    way = narrow(lab, services.source, DELAY, BANDWIDTH, "127.0.0.1")
     flows = traffic.Flows(way.port, 1, False, HOST)
     flows.rate(1)
-    got = max(flows.rate(1) for _ in range(3))
+    seen = []
+    while len(seen) < 5 and max(seen, default=0) < 0.8 * BANDWIDTH:
+        seen.append(flows.rate(1))
     flows.close()
-    assert 0.9 * 12.5e6 < got < 1.1 * 12.5e6
-    way = narrow(lab, services.echo, 0.05, 12.5e6, "127.0.0.1")
+    assert 0.8 * BANDWIDTH < max(seen) < 1.1 * BANDWIDTH + MB
+    way = narrow(lab, services.echo, DELAY, BANDWIDTH, "127.0.0.1")
     pings = traffic.Pings(way.port, 1, 0, HOST)
     took = pings.round_trips(1)
     pings.close()
-    assert 0.1 <= took[0] < 0.13
+    assert 2 * DELAY <= took[0] < 2 * DELAY + 0.05
 
 
 # -- cut ---------------------------------------------------------------------------------------------
