@@ -4,6 +4,8 @@
 #include "proto/tstunnel/mux_int.h"
 #include "reactor/err.h"
 
+enum { PROMPTLY_MS = 50 };
+
 /* Received bytes that their owner did not take within the turn, copied out of the carrier's block:
  * records of one channel each, packed in chunks. */
 struct chunk {
@@ -338,13 +340,16 @@ static void drop_segments(struct mux_stream *s, size_t n)
 }
 
 /* Returns credit for what was consumed; a window that the owner empties within about two round
- * trips is too small for the path, so it doubles (docs/protocol.md). */
+ * trips is too small for the path, so it doubles (docs/protocol.md). So it does within PROMPTLY_MS:
+ * more credit costs fewer WINDOW frames, and a sender with many streams needs it to have some left
+ * when a stream's turn comes. */
 static void grant(struct mux_stream *s)
 {
 	struct mux *m = s->m;
 	uint64_t now = reactor_now(m->rx);
 	uint32_t add = (uint32_t)s->consumed;
-	if ((now - s->granted_ms) * 1000 <= 2 * m->stats.rtt_us + 10000 && s->window < WINDOW_MAX &&
+	uint64_t limit_us = 2 * m->stats.rtt_us + 1000 * PROMPTLY_MS;
+	if ((now - s->granted_ms) * 1000 <= limit_us && s->window < WINDOW_MAX &&
 	    m->window_extra + s->window <= WINDOW_EXTRA_MAX) {
 		m->window_extra += s->window;
 		add += (uint32_t)s->window;
