@@ -15,7 +15,7 @@ struct mux;
 
 struct mux_options {
 	bool client;           /* opens odd stream ids; a server opens even ones */
-	uint32_t max_streams;  /* that the peer may have open at once; 0: 4096 */
+	uint32_t max_streams;  /* that the peer may have open at once; 0: 16384 */
 	uint64_t keepalive_ms; /* PING when nothing came for this long; dead after as long again. 0:
 				  4 s */
 	const char *program;   /* name and version for SETTINGS */
