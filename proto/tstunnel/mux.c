@@ -312,6 +312,8 @@ static int on_frame(struct mux *m, const struct frame *f, struct slice payload)
 		mux_offer_settled(m);
 		timer_set(m->rx, &m->timer, m->opt.keepalive_ms);
 		log_debug("mux peer settings=%s", log_quote(payload));
+		if (m->opt.settled)
+			m->opt.settled(m->opt.arg);
 		return 0;
 	case FRAME_OPEN:
 		return on_open(m, f, payload);

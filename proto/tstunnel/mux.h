@@ -24,6 +24,9 @@ struct mux_options {
 	 * callee owns the stream: mux_accept() or mux_refuse() it, now or later. NULL: refuse all.
 	 */
 	void (*opened)(void *arg, struct stream *, struct slice json);
+	/* The peer's SETTINGS have come: the carrier is up. Called once, from the mux's task; may
+	 * wake tasks, no more. May be NULL. */
+	void (*settled)(void *arg);
 	/* The peer said GOAWAY. Called once, from the mux's task; may wake tasks, no more. May be
 	 * NULL. */
 	void (*goaway)(void *arg);
