@@ -6,7 +6,8 @@
 #include "reactor/pipe.h"
 
 enum {
-	QUANTUM = 256 * 1024,      /* moved per direction and turn before others get theirs */
+	QUANTUM = 256 * 1024,      /* moved per direction and turn before others get theirs, */
+	QUANTUM_END = 32 * 1024,   /* but for a rest that is not worth its calls */
 	SPLICE_AFTER = 256 * 1024, /* a direction earns a pipe by moving this much */
 	EARNED_MAX = 1024 * 1024,
 	SMALL = 16 * 1024, /* smaller moves are cheaper by copy: each takes back */
@@ -193,7 +194,7 @@ static ssize_t half_run(struct half *h)
 			h->done = true;
 			break;
 		}
-		if (quantum == 0)
+		if (quantum < QUANTUM_END)
 			return 1;
 		if ((n = move(h, quantum)) < 0)
 			return n;

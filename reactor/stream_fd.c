@@ -171,7 +171,8 @@ static ssize_t fd_from_pipe(struct stream *s, struct pipe_pair **p, size_t n)
 		int no = refusal(f, READY_OUT);
 		return no ? no : PIPE_BYTES;
 	}
-	return fd_splice(f, READY_OUT, (*p)->r, f->h.fd, n);
+	ssize_t moved = fd_splice(f, READY_OUT, (*p)->r, f->h.fd, n);
+	return moved > 0 ? outcome(f, READY_OUT, moved, n) : moved;
 }
 
 static int fd_shut(struct stream *s)

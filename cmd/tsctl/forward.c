@@ -10,7 +10,7 @@
 #include "reactor/opt.h"
 #include "reactor/signals.h"
 
-enum { USAGE = 2, LINE_MAX_BYTES = 4096, WATCH_MS = 5 };
+enum { USAGE = 2, LINE_MAX_BYTES = 4096 };
 
 struct flags {
 	const char *log_level;
@@ -26,7 +26,7 @@ struct create {
 	struct tunnel *tunnel;
 	struct forward *forward;
 	struct signals signals;
-	struct timer watch; /* is the guest there? */
+	struct task watch; /* is the guest there? */
 	struct timer grace;
 	bool ready, draining;
 };
@@ -88,12 +88,14 @@ static void print_lines(const struct create *c)
 }
 
 /* A stream of our own would tell at once, but it would be a connection to somebody's service. */
-static void watch_fire(struct timer *t)
+static void watch_run(struct task *t)
 {
 	struct create *c = container_of(t, struct create, watch);
 	struct tunnel_status s;
 	char text[1024];
 	tunnel_status(c->tunnel, &s);
+	if (c->ready)
+		return;
 	if (s.up) {
 		c->ready = true;
 		log_set_level(c->flags.log_level);
@@ -102,9 +104,13 @@ static void watch_fire(struct timer *t)
 		tunnel_advice(s.last_code, s.last_error, NULL, &c->tunnel_options, text,
 			      sizeof(text));
 		reactor_stop(c->rx, fail(1, text));
-	} else {
-		timer_set(c->rx, t, WATCH_MS);
 	}
+}
+
+static void on_changed(void *arg)
+{
+	struct create *c = arg;
+	task_wake(c->rx, &c->watch);
 }
 
 static int serve(struct create *c)
@@ -114,7 +120,7 @@ static int serve(struct create *c)
 	int code = 1;
 	log_set_level("error"); /* until ready, what goes wrong is one line of ours */
 	c->rx = reactor_new();
-	timer_init(&c->watch, watch_fire);
+	task_init(&c->watch, watch_run);
 	timer_init(&c->grace, grace_over);
 	signals_open(&c->signals, c->rx, signals, on_signal, c);
 	c->tunnel = tunnel_new(c->rx, &c->tunnel_options, err, sizeof(err));
@@ -122,10 +128,9 @@ static int serve(struct create *c)
 	    forward_new(&c->forward, c->rx, c->tunnel, &c->spec, err, sizeof(err)) < 0) {
 		fail(code, err);
 	} else {
-		timer_set(c->rx, &c->watch, 0);
 		code = reactor_run(c->rx);
 	}
-	timer_clear(c->rx, &c->watch);
+	task_cancel(&c->watch);
 	timer_clear(c->rx, &c->grace);
 	forward_free(c->forward);
 	tunnel_free(c->tunnel);
@@ -166,7 +171,9 @@ static int run(struct create *c, const char *src, const char *dst)
 						     .handshake_ms = f->handshake_ms,
 						     .keepalive_ms = f->keepalive_ms,
 						     .program = "tsctl/" TSTUNNEL_VERSION,
-						     .keep_up = true };
+						     .keep_up = true,
+						     .changed = on_changed,
+						     .arg = c };
 	int code = serve(c);
 	forward_spec_end(&c->spec);
 	return code;

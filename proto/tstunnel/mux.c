@@ -16,7 +16,8 @@ enum {
 	SETTLE_MS = 60000,
 	CLOSING_MS = 2000,
 	PACE_MS = 4,
-	STREAMS_MAX = 4096
+	STREAMS_MAX = 16384,
+	TABLE_KEEP = 1024 /* slots that may stay when no stream is open */
 };
 
 static uint64_t clock_us(void)
@@ -82,6 +83,11 @@ static bool drained(const struct mux *m)
 
 void mux_stream_gone(struct mux *m)
 {
+	if (m->count == 0 && m->table_size > TABLE_KEEP) {
+		free(m->table);
+		m->table = NULL;
+		m->table_size = 0;
+	}
 	if (m->goaway_sent || m->stats.goaway)
 		task_defer(m->rx, &m->flush_task);
 }
@@ -96,8 +102,9 @@ static void wake_waiting(struct mux *m)
 	while (queued < OUT_MAX && !list_empty(&m->waiting)) {
 		struct mux_stream *s =
 		    container_of(list_pop(&m->waiting), struct mux_stream, wait_link);
-		s->turn_left = m->quantum;
-		s->recent_ms = reactor_now(m->rx); /* who waits has not become interactive by it */
+		s->turn_left = (uint32_t)m->quantum;
+		s->recent_ms =
+		    (uint32_t)reactor_now(m->rx); /* who waits has not become interactive by it */
 		queued += m->quantum;
 		mux_stream_wake(s);
 		woken = true;
@@ -207,10 +214,10 @@ static int on_fin(struct mux *m, struct mux_stream *s, uint8_t flags)
 
 static int on_window(struct mux *m, struct mux_stream *s, uint32_t add)
 {
-	if (s->credit + add > INT32_MAX)
+	if (add > (uint32_t)(INT32_MAX - s->credit))
 		return fault(m, "window overflow");
 	bool was_blocked = s->credit <= 0;
-	s->credit += add;
+	s->credit += (int32_t)add;
 	if (was_blocked)
 		mux_stream_wake(s);
 	return 0;
@@ -218,16 +225,17 @@ static int on_window(struct mux *m, struct mux_stream *s, uint32_t add)
 
 static void on_control(struct mux_stream *s, struct slice payload)
 {
+	struct mux_extra *x = mux_stream_extra(s);
 	size_t cost = payload.n + CONTROL_COST;
-	if (s->controls_bytes > 0 && s->controls_bytes + cost > CONTROLS_MAX) {
+	if (x->controls_bytes > 0 && x->controls_bytes + cost > CONTROLS_MAX) {
 		mux_stream_reset(s, -ERR_TOO_MANY, "too many CONTROL messages");
 		return;
 	}
 	struct control_msg *c = xcalloc(1, sizeof(*c));
 	c->cost = cost;
 	c->text = xslicedup(payload);
-	list_add_tail(&s->controls, &c->link);
-	s->controls_bytes += cost;
+	list_add_tail(&x->controls, &c->link);
+	x->controls_bytes += cost;
 	mux_stream_wake(s);
 }
 
@@ -265,7 +273,7 @@ static int on_stream_frame(struct mux *m, const struct frame *f, struct slice pa
 			return fault(m, "OPENED twice or for a stream of the wrong side");
 		s->accepted = true;
 		if (payload.n) /* a forward's has none, and there may be thousands */
-			s->opened_json = xslicedup(payload);
+			mux_stream_extra(s)->opened_json = xslicedup(payload);
 		mux_stream_wake(s);
 		return 0;
 	case FRAME_WINDOW:
@@ -304,6 +312,8 @@ static int on_frame(struct mux *m, const struct frame *f, struct slice payload)
 		mux_offer_settled(m);
 		timer_set(m->rx, &m->timer, m->opt.keepalive_ms);
 		log_debug("mux peer settings=%s", log_quote(payload));
+		if (m->opt.settled)
+			m->opt.settled(m->opt.arg);
 		return 0;
 	case FRAME_OPEN:
 		return on_open(m, f, payload);

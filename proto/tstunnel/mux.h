@@ -15,7 +15,7 @@ struct mux;
 
 struct mux_options {
 	bool client;           /* opens odd stream ids; a server opens even ones */
-	uint32_t max_streams;  /* that the peer may have open at once; 0: 4096 */
+	uint32_t max_streams;  /* that the peer may have open at once; 0: 16384 */
 	uint64_t keepalive_ms; /* PING when nothing came for this long; dead after as long again. 0:
 				  4 s */
 	const char *program;   /* name and version for SETTINGS */
@@ -24,6 +24,9 @@ struct mux_options {
 	 * callee owns the stream: mux_accept() or mux_refuse() it, now or later. NULL: refuse all.
 	 */
 	void (*opened)(void *arg, struct stream *, struct slice json);
+	/* The peer's SETTINGS have come: the carrier is up. Called once, from the mux's task; may
+	 * wake tasks, no more. May be NULL. */
+	void (*settled)(void *arg);
 	/* The peer said GOAWAY. Called once, from the mux's task; may wake tasks, no more. May be
 	 * NULL. */
 	void (*goaway)(void *arg);

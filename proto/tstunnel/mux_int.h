@@ -134,38 +134,41 @@ struct control_msg {
 
 struct chunk; /* of a stash */
 
+/* What few streams have. */
+struct mux_extra {
+	struct list controls; /* of struct control_msg */
+	size_t controls_bytes;
+	char *why;
+	char *opened_json;
+};
+
+/* Thousands of these idle. */
 struct mux_stream {
 	struct stream s;
 	struct mux *m; /* NULL once the carrier is gone */
-	uint32_t id;
 	struct mux_stream *hash_next;
 	struct task *owner;
-
+	struct mux_extra *extra; /* may be NULL */
+	uint32_t id;
+	int code; /* fatal, once set */
 	bool by_peer, accepted, fin_sent, fin_got, peer_stopped, reset;
 	bool splices; /* its owner takes what is offered */
 	uint8_t channel, peeked_channel;
-	int code; /* fatal, once set */
-	char *why;
-	char *opened_json;
+	bool lent, lent_bulk; /* between room and added: a place in that queue */
 
 	/* sending */
-	int64_t credit;
-	size_t turn_left;    /* of its quantum */
-	size_t recent_bytes; /* sent since recent_ms */
-	uint64_t recent_ms;
-	uint64_t bulk_seq;      /* the newest bulk block that holds bytes of it */
-	struct list wait_link;  /* m->waiting */
-	struct out_queue *lent; /* between room and added */
+	int32_t credit;
+	uint32_t turn_left;    /* of its quantum */
+	uint32_t recent_bytes; /* sent of late, as of recent_ms (the clock's lower half) */
+	uint32_t recent_ms;
+	uint64_t bulk_seq;     /* the newest bulk block that holds bytes of it */
+	struct list wait_link; /* m->waiting */
 
 	/* receiving: the stash (older) then the borrowed segments of m->block */
-	size_t recv_credit, window, consumed;
-	uint64_t granted_ms;
+	uint32_t recv_credit, window, consumed, granted_ms;
 	struct chunk *stash_first, *stash_last;
 	uint32_t seg_first, seg_last, seg_skip; /* offsets in m->block, 0 = none */
 	struct list borrow_link;                /* m->borrowers */
-
-	struct list controls;
-	size_t controls_bytes;
 };
 
 /* mux_stream.c, for mux.c: */
@@ -183,6 +186,7 @@ void mux_stream_lend(struct mux_stream *, char *p, size_t n, uint8_t channel);
 /* Copies what it still borrows, so that the block can be used again. */
 void mux_stream_settle(struct mux_stream *);
 void mux_stream_wake(struct mux_stream *);
+struct mux_extra *mux_stream_extra(struct mux_stream *); /* made if need be */
 /* n received bytes were taken: counts them, and gives credit back. */
 void mux_stream_consumed(struct mux_stream *, size_t n);
 /* May DATA be sent: 0, or a code. */

@@ -38,7 +38,13 @@ static ssize_t may_splice(struct mux_stream *s)
 	if (!m->stats.settled || s->credit < SPLICE_LEAST || mux_stream_sparse(s) > 0)
 		return -EINVAL;
 	r = mux_stream_turn(s);
-	return r < 0 ? r : (ssize_t)MIN(m->quantum, (size_t)s->credit);
+	if (r < 0)
+		return r;
+	size_t credit = (size_t)s->credit;
+	if (credit <= m->quantum)
+		return (ssize_t)credit;
+	/* Two equal frames rather than a large one and a scrap. */
+	return (ssize_t)(credit < m->quantum + SPLICE_LEAST ? credit / 2 : m->quantum);
 }
 
 /* Little is copied, as any other data, and so is what is more than was said to be welcome. */

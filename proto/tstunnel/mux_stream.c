@@ -4,6 +4,8 @@
 #include "proto/tstunnel/mux_int.h"
 #include "reactor/err.h"
 
+enum { PROMPTLY_MS = 50 };
+
 /* Received bytes that their owner did not take within the turn, copied out of the carrier's block:
  * records of one channel each, packed in chunks. */
 struct chunk {
@@ -81,7 +83,6 @@ struct mux_stream *mux_stream_new(struct mux *m, uint32_t id, bool by_peer)
 	s->recv_credit = s->window = WINDOW_INITIAL;
 	list_init(&s->wait_link);
 	list_init(&s->borrow_link);
-	list_init(&s->controls);
 	if (m->count >= m->table_size)
 		table_grow(m);
 	*slot_of(m, id) = s;
@@ -140,13 +141,40 @@ void mux_stream_wake(struct mux_stream *s)
 		task_wake(s->s.rx, s->owner);
 }
 
+struct mux_extra *mux_stream_extra(struct mux_stream *s)
+{
+	if (!s->extra) {
+		s->extra = xcalloc(1, sizeof(*s->extra));
+		list_init(&s->extra->controls);
+	}
+	return s->extra;
+}
+
+static void extra_end(struct mux_stream *s)
+{
+	struct list *l;
+	if (!s->extra)
+		return;
+	while ((l = list_pop(&s->extra->controls))) {
+		struct control_msg *c = container_of(l, struct control_msg, link);
+		free(c->text);
+		free(c);
+	}
+	free(s->extra->why);
+	free(s->extra->opened_json);
+	free(s->extra);
+}
+
 void mux_stream_fail(struct mux_stream *s, int code, const char *why)
 {
 	stash_end(s);
 	detach(s);
 	s->code = code;
-	free(s->why);
-	s->why = why ? xstrdup(why) : NULL;
+	if (why) {
+		struct mux_extra *x = mux_stream_extra(s);
+		free(x->why);
+		x->why = xstrdup(why);
+	}
 	mux_stream_wake(s);
 }
 
@@ -338,16 +366,19 @@ static void drop_segments(struct mux_stream *s, size_t n)
 }
 
 /* Returns credit for what was consumed; a window that the owner empties within about two round
- * trips is too small for the path, so it doubles (docs/protocol.md). */
+ * trips is too small for the path, so it doubles (docs/protocol.md). So it does within PROMPTLY_MS:
+ * more credit costs fewer WINDOW frames, and a sender with many streams needs it to have some left
+ * when a stream's turn comes. */
 static void grant(struct mux_stream *s)
 {
 	struct mux *m = s->m;
-	uint64_t now = reactor_now(m->rx);
-	uint32_t add = (uint32_t)s->consumed;
-	if ((now - s->granted_ms) * 1000 <= 2 * m->stats.rtt_us + 10000 && s->window < WINDOW_MAX &&
+	uint32_t now = (uint32_t)reactor_now(m->rx);
+	uint32_t add = s->consumed;
+	uint64_t limit_ms = 2 * m->stats.rtt_us / 1000 + PROMPTLY_MS;
+	if (now - s->granted_ms <= limit_ms && s->window < WINDOW_MAX &&
 	    m->window_extra + s->window <= WINDOW_EXTRA_MAX) {
 		m->window_extra += s->window;
-		add += (uint32_t)s->window;
+		add += s->window;
 		s->window *= 2;
 	}
 	s->granted_ms = now;
@@ -360,7 +391,7 @@ static void grant(struct mux_stream *s)
 
 void mux_stream_consumed(struct mux_stream *s, size_t n)
 {
-	s->consumed += n;
+	s->consumed += (uint32_t)n;
 	if (!s->fin_got && s->consumed >= s->window / 2)
 		grant(s);
 }
@@ -416,9 +447,9 @@ static int wait_turn(struct mux_stream *s)
 size_t mux_stream_sparse(struct mux_stream *s)
 {
 	struct mux *m = s->m;
-	uint64_t now = reactor_now(m->rx);
+	uint32_t now = (uint32_t)reactor_now(m->rx);
 	if (now - s->recent_ms >= SPARSE_MS) {
-		uint64_t quarters = MIN((now - s->recent_ms) / SPARSE_MS, 31u);
+		uint32_t quarters = MIN((now - s->recent_ms) / SPARSE_MS, 15u);
 		s->recent_ms = now;
 		s->recent_bytes >>= 2 * quarters;
 	}
@@ -438,9 +469,14 @@ int mux_stream_turn(struct mux_stream *s)
 	if (s->turn_left == 0) {
 		if (!list_empty(&m->waiting))
 			return wait_turn(s);
-		s->turn_left = m->quantum;
+		s->turn_left = (uint32_t)m->quantum;
 	}
 	return 0;
+}
+
+static struct out_queue *lent_of(struct mux_stream *s)
+{
+	return s->lent_bulk ? &s->m->out.bulk : &s->m->out.prompt;
 }
 
 static int mux_room(struct stream *st, struct iovec *iov)
@@ -453,26 +489,25 @@ static int mux_room(struct stream *st, struct iovec *iov)
 	if (s->credit <= 0)
 		return -EAGAIN;
 	size_t want = mux_stream_sparse(s);
-	if (want > 0) {
-		s->lent = &m->out.prompt;
-	} else {
+	s->lent_bulk = want == 0;
+	if (s->lent_bulk) {
 		r = mux_stream_turn(s);
 		if (r < 0)
 			return r;
 		want = s->turn_left;
-		s->lent = &m->out.bulk;
 	}
-	*iov = out_room(&m->out, s->lent, MIN(want, (size_t)s->credit));
+	s->lent = true;
+	*iov = out_room(&m->out, lent_of(s), MIN(want, (size_t)s->credit));
 	return 0;
 }
 
 void mux_stream_queued(struct mux_stream *s, struct out_queue *q, size_t n)
 {
 	struct mux *m = s->m;
-	s->credit -= (int64_t)n;
-	s->recent_bytes += n;
+	s->credit -= (int32_t)n;
+	s->recent_bytes += (uint32_t)MIN(n, UINT32_MAX - s->recent_bytes);
 	if (q == &m->out.bulk) {
-		s->turn_left -= MIN(n, s->turn_left);
+		s->turn_left -= (uint32_t)MIN(n, s->turn_left);
 		s->bulk_seq = m->out.seq;
 	}
 	m->stats.bytes_out += n;
@@ -483,8 +518,8 @@ static void mux_added(struct stream *st, size_t n)
 {
 	struct mux_stream *s = self(st);
 	BUG_ON(!s->lent);
-	struct out_queue *q = s->lent;
-	s->lent = NULL;
+	struct out_queue *q = lent_of(s);
+	s->lent = false;
 	if (n == 0) {
 		out_cancel(q);
 		return;
@@ -562,14 +597,7 @@ static void mux_stream_free(struct mux_stream *s)
 	struct mux *m = s->m;
 	stash_end(s);
 	detach(s);
-	struct list *l;
-	while ((l = list_pop(&s->controls))) {
-		struct control_msg *c = container_of(l, struct control_msg, link);
-		free(c->text);
-		free(c);
-	}
-	free(s->why);
-	free(s->opened_json);
+	extra_end(s);
 	free(s);
 	if (m)
 		mux_stream_gone(m);
@@ -625,7 +653,8 @@ static void mux_bind(struct stream *st, struct task *t)
 
 static const char *mux_why(struct stream *st)
 {
-	return self(st)->why;
+	const struct mux_extra *x = self(st)->extra;
+	return x ? x->why : NULL;
 }
 
 static const struct stream_ops mux_ops = {
@@ -660,7 +689,8 @@ void mux_accept(struct stream *st, struct slice json)
 
 struct slice mux_opened_json(struct stream *st)
 {
-	return slice_str(self(st)->opened_json);
+	const struct mux_extra *x = self(st)->extra;
+	return slice_str(x ? x->opened_json : NULL);
 }
 
 void mux_set_channel(struct stream *st, uint8_t channel)
@@ -689,12 +719,12 @@ int mux_control(struct stream *st, struct slice json)
 char *mux_next_control(struct stream *st)
 {
 	struct mux_stream *s = self(st);
-	struct list *l = list_pop(&s->controls);
+	struct list *l = s->extra ? list_pop(&s->extra->controls) : NULL;
 	if (!l)
 		return NULL;
 	struct control_msg *c = container_of(l, struct control_msg, link);
 	char *text = c->text;
-	s->controls_bytes -= c->cost;
+	s->extra->controls_bytes -= c->cost;
 	free(c);
 	return text;
 }

@@ -88,6 +88,12 @@ static void redial_later(struct tunnel *t)
 	t->backoff_ms = MIN(t->backoff_ms * 2, (uint64_t)BACKOFF_MAX_MS);
 }
 
+static void changed(const struct tunnel *t)
+{
+	if (t->opt.changed)
+		t->opt.changed(t->opt.arg);
+}
+
 static void link_ended(void *arg, int code, const char *why)
 {
 	struct link *l = arg;
@@ -108,6 +114,7 @@ static void link_ended(void *arg, int code, const char *why)
 	}
 	forget(l);
 	mux_free(mux, code, why);
+	changed(t);
 	if (was_up && stable)
 		t->backoff_ms = BACKOFF_FIRST_MS;
 	if (t->opt.keep_up && current && !timer_is_set(&t->redial) &&
@@ -115,6 +122,11 @@ static void link_ended(void *arg, int code, const char *why)
 		redial_later(t);
 	if (t->drained && list_empty(&t->links))
 		task_wake(t->rx, &t->drained_task);
+}
+
+static void link_settled(void *arg)
+{
+	changed(((const struct link *)arg)->t);
 }
 
 static void link_goaway(void *arg)
@@ -134,6 +146,7 @@ static struct link *link_new(struct tunnel *t, enum tunnel_class class)
 			 &(struct mux_options){ .client = true,
 						.keepalive_ms = t->opt.keepalive_ms,
 						.program = t->opt.program,
+						.settled = link_settled,
 						.goaway = link_goaway,
 						.ended = link_ended,
 						.arg = l });

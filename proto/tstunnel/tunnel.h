@@ -26,6 +26,9 @@ struct tunnel_options {
 	 * them anew, or the far side waits for them in vain. May wake tasks, no more. NULL: nobody.
 	 */
 	void (*goaway)(void *arg);
+	/* A carrier has come up, or could not, or was lost: tunnel_status says otherwise now. May
+	 * wake tasks, no more. NULL: nobody. */
+	void (*changed)(void *arg);
 	void *arg;
 };
 

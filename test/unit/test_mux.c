@@ -17,7 +17,7 @@
 
 static struct reactor *rx;
 static struct mux *client, *server;
-static struct stream *accepted[4096];
+static struct stream *accepted[16384];
 static unsigned naccepted;
 static char open_json[64];
 static int ended_code[2];
@@ -59,8 +59,7 @@ static int setup(void **state)
 		    &(struct mux_options){ .client = true, .ended = on_ended, .arg = &client });
 	server = mux_new(
 	    rx, fd_stream_new(rx, fd[1]), SLICE(""),
-	    &(struct mux_options){
-		.max_streams = 3000, .opened = on_opened, .ended = on_ended, .arg = &server });
+	    &(struct mux_options){ .opened = on_opened, .ended = on_ended, .arg = &server });
 	return 0;
 }
 
@@ -354,15 +353,22 @@ static void goaway_drains(void **state)
 static void limits_streams_of_the_peer(void **state)
 {
 	(void)state;
-	static struct stream *s[3001];
-	for (int i = 0; i < 3001; i++)
+	enum { MAX = ARRAY_LEN(accepted) };
+	static struct stream *s[MAX + 1];
+	for (int i = 0; i < MAX + 1; i++)
 		s[i] = mux_open(client, SLICE("{}"));
-	RUN_UNTIL(stream_open_yet(s[3000]) != -EAGAIN);
-	assert_int_equal(3000, naccepted);
-	assert_int_equal(-ERR_TOO_MANY, stream_open_yet(s[3000]));
-	assert_int_equal(0, stream_open_yet(s[2999]));
-	for (int i = 0; i < 3001; i++)
+	RUN_UNTIL(stream_open_yet(s[MAX]) != -EAGAIN);
+	assert_int_equal(MAX, naccepted);
+	assert_int_equal(-ERR_TOO_MANY, stream_open_yet(s[MAX]));
+	assert_int_equal(0, stream_open_yet(s[MAX - 1]));
+	for (int i = 0; i < MAX + 1; i++)
 		stream_close(s[i], 0);
+	RUN_UNTIL(mux_stats(client)->streams == 0);
+	stream_close(accepted[--naccepted], 0); /* there is a place again */
+	struct stream *again = mux_open(client, SLICE("{}"));
+	RUN_UNTIL(stream_open_yet(again) != -EAGAIN);
+	assert_int_equal(0, stream_open_yet(again));
+	stream_close(again, 0);
 	for (unsigned i = 0; i < naccepted; i++)
 		stream_close(accepted[i], 0);
 	RUN_UNTIL(mux_stats(server)->streams == 0);

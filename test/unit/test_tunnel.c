@@ -424,6 +424,37 @@ static void a_lost_carrier_is_redialled(void **state)
 	tunnel_free(t);
 }
 
+static void on_changed(void *arg)
+{
+	(*(unsigned *)arg)++;
+}
+
+/* Whoever waits for the tunnel need not ask again and again. */
+static void changes_are_told(void **state)
+{
+	(void)state;
+	unsigned told = 0;
+	struct tunnel *t =
+	    client((struct tunnel_options){ .keep_up = true, .changed = on_changed, .arg = &told });
+	UNTIL(told == 1);
+	assert_true(is_up(t));
+	struct conn *c = guest.conn[0];
+	mux_free(c->mux, -ECONNRESET, NULL);
+	c->mux = NULL;
+	listener_close(guest.listener);
+	guest.listener = NULL;
+	UNTIL(told == 2); /* lost */
+	assert_false(is_up(t));
+	UNTIL(told == 3); /* refused */
+	assert_false(is_up(t));
+	guest_listen();
+	UNTIL(is_up(t));
+	unsigned up = told;
+	assert_true(up >= 4);
+	tunnel_free(t);
+	assert_int_equal(up, told);
+}
+
 static void goaway_moves_new_streams_to_a_new_carrier(void **state)
 {
 	(void)state;
@@ -584,6 +615,7 @@ int main(void)
 		T(plain_where_tls_was_asked_for),
 		T(bad_files_are_told),
 		T(a_lost_carrier_is_redialled),
+		T(changes_are_told),
 		T(goaway_moves_new_streams_to_a_new_carrier),
 		T(bulk_has_a_carrier_of_its_own),
 		T(drain_brings_the_last_words),
