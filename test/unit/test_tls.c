@@ -283,7 +283,7 @@ static void test_idle_memory(void **state)
 	size_t each = (mallinfo2().uordblks - before) / (2 * PAIRS);
 	if (getenv("TEST_TLS_MB"))
 		print_message("idle TLS stream: %zu bytes\n", each);
-	assert_true(each < 16 * 1024);
+	assert_true(each < 4096);
 	for (int i = 0; i < PAIRS; i++) {
 		stream_close(t[i].client, 0);
 		stream_close(t[i].server, 0);
