@@ -190,12 +190,18 @@ static void run_amount(uint64_t *moved)
 static int report(const uint64_t *moved)
 {
 	uint64_t sum = 0, least = UINT64_MAX, most = 0;
-	unsigned bad = 0, lost = 0, half = 0;
+	unsigned bad = 0, lost = 0, half = 0, unfinished = (unsigned)load.conns - over;
 	double squares = 0;
 	for (int i = 0; i < load.conns; i++) {
 		struct stream *s = &load.stream[i];
-		if (!(s->state & OVER)) /* still waiting for something when its time was up */
-			broke(s, s->way[first_way(s)].eof ? !first_way(s) : first_way(s), "no end");
+		if (!(s->state & OVER) && i < 4) /* a few say it for all */
+			fprintf(
+			    stderr,
+			    "load: stream %u: no end; up %llu of %llu, down %llu of %llu bytes\n",
+			    s->index, (unsigned long long)s->way[UP].got,
+			    (unsigned long long)s->way[UP].sent,
+			    (unsigned long long)s->way[DOWN].got,
+			    (unsigned long long)s->way[DOWN].sent);
 		bad += s->way[UP].bad || s->way[DOWN].bad;
 		lost += (s->state & SHORT) != 0;
 		half += (s->state & (HALF_LOST | SHORT)) == HALF_LOST;
@@ -207,14 +213,15 @@ static int report(const uint64_t *moved)
 	double seconds = (double)(load.t1 - load.t0) / 1e9;
 	printf("{\"mode\":\"%s\",\"conns\":%d,\"bytes\":%llu,\"mb_per_s\":%.1f,\"jain\":%.4f,"
 	       "\"least\":%llu,\"most\":%llu,\"bad\":%u,\"short\":%u,\"half_close_lost\":%u,"
-	       "\"errors\":%u,",
+	       "\"unfinished\":%u,\"errors\":%u,",
 	       active[UP] && active[DOWN] ? "both" : (active[UP] ? "up" : "down"), load.conns,
 	       (unsigned long long)sum, load.t1 ? (double)sum / 1e6 / seconds : 0,
 	       squares > 0 ? (double)sum * (double)sum / squares / load.conns : 0,
-	       (unsigned long long)least, (unsigned long long)most, bad, lost, half, load.errors);
+	       (unsigned long long)least, (unsigned long long)most, bad, lost, half, unfinished,
+	       load.errors);
 	window_print();
 	printf("}\n");
-	return load.timed_out ? 3 : (bad || lost || half || load.errors || sum == 0);
+	return load.timed_out ? 3 : (bad || lost || half || unfinished || load.errors || sum == 0);
 }
 
 int bulk_main(bool up, bool down)

@@ -13,7 +13,7 @@ class Plan:
     def __init__(self, quick):
         self.quick = quick
         self.rounds = 2 if quick else 5
-        self.time = 0.35 if quick else 0.8
+        self.time = 0.35 if quick else 0.6
         self.warm = 0.1 if quick else 0.2
         self.streams = [1, 8, 64]
         self.ways = ["up", "down"]

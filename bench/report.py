@@ -73,13 +73,15 @@ def faults(runs):
     said = []
     n = max(1, sum(r.get("conns", 0) for r in runs))
     half = sum(r.get("half_close_lost", 0) for r in runs)
-    for key, words in (("bad", "wrong bytes"), ("short", "lost bytes"), ("errors", "errors"), ("failed", "failures")):
+    for key, words in (("bad", "wrong bytes"), ("short", "lost bytes"), ("unfinished", "streams without an end"),
+                       ("errors", "errors"), ("failed", "failures")):
         if sum(r.get(key) or 0 for r in runs):
             said.append(words)
     if half:
         said.append(f"half close lost in {100 * half / n:.0f} %")
-    if not said and not all(r["ok"] for r in runs):
-        said.append(next(r for r in runs if not r["ok"]).get("said") or "failed")
+    for r in runs:
+        if not said and not r["ok"]:
+            said.append(r.get("said") or ("nothing moved in a run" if r.get("bytes") == 0 else "failed"))
     return ", ".join(said) or "kept"
 
 

@@ -60,7 +60,7 @@ def test_right_relays_are_right(relay, way):
         status, r = relay.load(way, *options)
         assert status == 0, r
         assert r["bytes"] > 0 and r["mb_per_s"] > 0 and r["cpu"][0] > 0
-        assert r["bad"] == r["short"] == r["half_close_lost"] == r["errors"] == 0
+        assert r["bad"] == r["short"] == r["half_close_lost"] == r["unfinished"] == r["errors"] == 0
     assert r["bytes"] >= 3_000_000 * 4
 
 
@@ -96,7 +96,7 @@ def test_a_lost_byte_is_noticed(relay, way):
 @WAYS
 def test_a_swallowed_half_close_is_noticed(relay, way):
     status, r = relay.load(way, "--amount", "1")
-    assert status == 1 and r["bad"] == 0 and r["short"] == 4
+    assert status == 1 and r["bad"] == r["short"] == 0 and r["unfinished"] == 4
 
 
 @relays("slam")
