@@ -3,6 +3,7 @@
 
 #include "cmd/tsctl/cmd.h"
 #include "cmd/tsctl/forward.h"
+#include "cmd/tsctl/forward_store.h"
 #include "proto/tstunnel/version.h"
 #include "reactor/log.h"
 #include "reactor/opt.h"
@@ -13,10 +14,9 @@ int forward_fail(int status, const char *text)
 	return status;
 }
 
-struct tunnel_options forward_tunnel_options(const struct forward_spec *sp, uint64_t connect_ms,
+struct tunnel_options forward_tunnel_options(const struct tsurl *to, uint64_t connect_ms,
 					     uint64_t handshake_ms, uint64_t keepalive_ms)
 {
-	const struct tsurl *to = &sp->to;
 	return (struct tunnel_options){ .server = to->server,
 					.cert_file = to->cert,
 					.key_file = to->key,
@@ -47,31 +47,41 @@ int forward_state_of(const struct forward *f, const struct tunnel *t,
 	return r;
 }
 
+int forward_check(const struct forward_spec *sp, const char *src, bool insecure, char *err,
+		  size_t errlen)
+{
+	if (sp->reverse || insecure || addr_is_loopback(&sp->from))
+		return 0;
+	snprintf(err, errlen,
+		 "SRC %s would let everybody who reaches that address use the target, in your name "
+		 "and without a certificate; listen on localhost, or say --insecure",
+		 src);
+	return -EPERM;
+}
+
 /* --- create --- */
 
 static int run(const struct forward_flags *f)
 {
 	char err[1024];
 	struct forward_spec sp;
-	if (!f->foreground)
-		return forward_fail(FORWARD_USAGE, "forwards in the background are not there yet: "
-						   "give --foreground");
+	if (f->name && !forward_name_ok(f->name))
+		return forward_fail(FORWARD_USAGE,
+				    "--name takes letters, digits, '-', '_' and '.', at most 64");
+	if (f->name && f->foreground)
+		return forward_fail(FORWARD_USAGE, "--name is of no use with --foreground");
 	if (forward_parse(&sp, slice_str(f->src), slice_str(f->dst), err, sizeof(err)) < 0)
 		return forward_fail(FORWARD_USAGE, err);
 	sp.udp_idle_ms = f->udp_idle_ms;
-	if (!sp.reverse && !addr_is_loopback(&sp.from) && !f->insecure) {
-		snprintf(err, sizeof(err),
-			 "SRC %s would let everybody who reaches that address use the target, in "
-			 "your name and without a certificate; listen on localhost, or say "
-			 "--insecure",
-			 f->src);
-		forward_spec_end(&sp);
-		return forward_fail(FORWARD_USAGE, err);
+	int code = FORWARD_USAGE;
+	if (forward_check(&sp, f->src, f->insecure, err, sizeof(err)) < 0) {
+		forward_fail(code, err);
+	} else {
+		if (sp.to.insecure)
+			fprintf(stderr, "Warning: insecure=true: the guest's certificate is not "
+					"verified\n");
+		code = f->foreground ? forward_run(f, &sp) : forward_hand_over(f, &sp);
 	}
-	if (sp.to.insecure)
-		fprintf(stderr,
-			"Warning: insecure=true: the guest's certificate is not verified\n");
-	int code = forward_run(f, &sp);
 	forward_spec_end(&sp);
 	return code;
 }
@@ -88,7 +98,12 @@ static int cmd_create(int argc, char **argv)
 		{ .kind = OPT_FLAG,
 		  .name = "foreground",
 		  .to = &f->foreground,
-		  .help = "stay until SIGTERM or SIGINT; required, there is no background yet" },
+		  .help = "serve until SIGTERM or SIGINT, without the daemon" },
+		{ .kind = OPT_STRING,
+		  .name = "name",
+		  .to = &f->name,
+		  .arg = "NAME",
+		  .help = "to pause, resume and terminate it by, instead of its id" },
 		{ .kind = OPT_FLAG,
 		  .name = "insecure",
 		  .to = &f->insecure,
@@ -119,17 +134,18 @@ static int cmd_create(int argc, char **argv)
 		  .name = "grace",
 		  .to = &f->grace_ms,
 		  .arg = "TIME",
-		  .help = "after SIGTERM, how long connections may finish (default 10s)" },
+		  .help = "--foreground: after SIGTERM, how long connections may finish (default "
+			  "10s)" },
 		{ .kind = OPT_STRING,
 		  .name = "log-level",
 		  .to = &f->log_level,
 		  .arg = "LEVEL",
-		  .help = "error, warn, info or debug (default info)" },
+		  .help = "--foreground: error, warn, info or debug (default info)" },
 		{ .kind = OPT_END },
 	};
 	const struct opt_command command = {
 		.name = "tsctl forward create",
-		.args = "SRC DST --foreground [OPTIONS]",
+		.args = "SRC DST [OPTIONS]",
 		.summary = "Listens on SRC and relays to DST. One of them is on this machine, the "
 			   "other is a URL.",
 		.opts = opts,
@@ -141,9 +157,10 @@ static int cmd_create(int argc, char **argv)
 		    "ca=FILE, insecure=true\n"
 		    "PORT may be a range, FROM-TO, and in SRC 0, any free one. If SRC is the URL, "
 		    "the guest listens\nand DST is dialled here.\n\n"
-		    "Prints a line \"SRC -> DST\" for each port once it serves.\n\n"
+		    "Prints a line \"SRC -> DST\" for each port once it serves. A daemon keeps "
+		    "it, until it is\nterminated.\n\n"
 		    "Example:\n"
-		    "  tsctl forward create --foreground tcp:localhost:8080 \\\n"
+		    "  tsctl forward create --name web tcp:localhost:8080 \\\n"
 		    "      'tstunnel://HOST:443/tcp:localhost:80?cert=c.crt&key=c.key&ca=ca.crt'\n",
 	};
 	int first = opt_parse(&command, argc, argv);
@@ -167,22 +184,42 @@ static int cmd_create(int argc, char **argv)
 	return FORWARD_USAGE;
 }
 
+static const struct {
+	const char *name;
+	int (*run)(int argc, char **argv);
+} commands[] = { { "create", cmd_create },
+		 { "list", cmd_forward_list },
+		 { "pause", cmd_forward_pause },
+		 { "resume", cmd_forward_resume },
+		 { "terminate", cmd_forward_terminate },
+		 { "daemon", cmd_forward_daemon } };
+
 int cmd_forward(int argc, char **argv)
 {
 	const struct opt none[] = { { .kind = OPT_END } };
 	const struct opt_command command = {
 		.name = "tsctl forward",
-		.args = "create SRC DST --foreground [OPTIONS]",
-		.summary = "Makes a port or socket of the remote network answer on this machine.",
+		.args = "COMMAND [OPTIONS]",
+		.summary =
+		    "Makes a port or socket of the remote network answer on this machine, or "
+		    "the other way round.",
 		.opts = none,
-		.more = "See 'tsctl forward create --help'.\n",
+		.more = "Commands:\n"
+			"  create SRC DST    make a forward\n"
+			"  list              show them\n"
+			"  pause NAME...     stop listening for a while\n"
+			"  resume NAME...    listen again\n"
+			"  terminate NAME... end them\n"
+			"  daemon            what keeps them; started when it is needed\n\n"
+			"See 'tsctl forward COMMAND --help'.\n",
 		.stop_at_operand = true,
 	};
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
 		return first == 0 ? 0 : FORWARD_USAGE;
-	if (first < argc && strcmp(argv[first], "create") == 0)
-		return cmd_create(argc - first, argv + first);
+	for (size_t i = 0; first < argc && i < ARRAY_LEN(commands); i++)
+		if (strcmp(argv[first], commands[i].name) == 0)
+			return commands[i].run(argc - first, argv + first);
 	if (first < argc)
 		fprintf(stderr, "tsctl forward: unknown command \"%s\"\n", argv[first]);
 	else

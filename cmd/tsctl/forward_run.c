@@ -116,6 +116,6 @@ int forward_run(const struct forward_flags *f, const struct forward_spec *sp)
 {
 	struct create c = { .flags = f, .spec = sp };
 	c.tunnel_options =
-	    forward_tunnel_options(sp, f->connect_ms, f->handshake_ms, f->keepalive_ms);
+	    forward_tunnel_options(&sp->to, f->connect_ms, f->handshake_ms, f->keepalive_ms);
 	return serve(&c);
 }

@@ -82,15 +82,10 @@ static struct addr target_of(const struct port *p)
 int forward_put(const struct forward *f, unsigned i, struct buf *b)
 {
 	const struct port *p = &f->ports[i];
-	struct addr from = from_of(p);
-	const char *prefix = from.kind == ADDR_UDP ? "udp:" : "";
-	struct tsurl to = { .server = f->server, .has_target = true, .target = target_of(p) };
-	int r = f->mode == REVERSE ? 0 : buf_printf(b, "%s%s -> ", prefix, addr_text(&from));
-	if (r == 0)
-		r = tsurl_put(b, &to);
-	if (r == 0 && f->mode == REVERSE)
-		r = buf_printf(b, " -> %s%s", prefix, addr_text(&from));
-	return r;
+	const struct forward_spec sp = { .from = from_of(p),
+					 .to = { .server = f->server, .target = target_of(p) },
+					 .reverse = f->mode == REVERSE };
+	return forward_spec_put(&sp, 0, b);
 }
 
 uint16_t forward_port(const struct forward *f)

@@ -29,6 +29,12 @@ struct forward_spec {
 int forward_parse(struct forward_spec *, struct slice src, struct slice dst, char *err,
 		  size_t errlen);
 void forward_spec_end(struct forward_spec *);
+/* "localhost:8080 -> tstunnel://HOST:PORT/tcp:localhost:80", for the i-th port: never with the
+ * URL's parameters. "udp:" stands before the near end of datagrams. -ENOBUFS if it does not fit
+ * (part of it may be in b). */
+int forward_spec_put(const struct forward_spec *, unsigned i, struct buf *b);
+/* One of the two, as people write it, ranges included, without parameters. */
+int forward_spec_put_part(const struct forward_spec *, bool src, struct buf *b);
 
 struct forward;
 
@@ -54,9 +60,8 @@ void forward_moved(const struct forward *, uint64_t *sent, uint64_t *received);
 /* The port that the first listener has got; 0 for a socket, or as long as it is not known. Not after
  * forward_drain. */
 uint16_t forward_port(const struct forward *);
-/* "127.0.0.1:8080 -> tstunnel://HOST:PORT/tcp:localhost:80", without the query: of the i-th port,
- * i < spec.count. "udp:" stands before the near end of datagrams. -ENOBUFS if it does not fit (part
- * of it may be in b). Not after forward_drain. */
+/* forward_spec_put of the i-th port, i < spec.count, with the ports that it got. Not after
+ * forward_drain. */
 int forward_put(const struct forward *, unsigned i, struct buf *b);
 
 #endif

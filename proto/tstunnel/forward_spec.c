@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "proto/tstunnel/forward.h"
+#include "reactor/buf.h"
 #include "reactor/utf8.h"
 
 /* One of the two arguments. */
@@ -127,4 +128,43 @@ int forward_parse(struct forward_spec *sp, struct slice src, struct slice dst, c
 void forward_spec_end(struct forward_spec *sp)
 {
 	tsurl_end(&sp->to);
+}
+
+static struct addr shifted(struct addr a, unsigned i)
+{
+	if (a.kind != ADDR_UNIX)
+		a.port = (uint16_t)(a.port + i);
+	return a;
+}
+
+int forward_spec_put(const struct forward_spec *sp, unsigned i, struct buf *b)
+{
+	struct addr from = shifted(sp->from, i);
+	const char *prefix = from.kind == ADDR_UDP ? "udp:" : "";
+	struct tsurl to = { .server = sp->to.server,
+			    .has_target = true,
+			    .target = shifted(sp->to.target, i) };
+	int r = sp->reverse ? 0 : buf_printf(b, "%s%s -> ", prefix, addr_text(&from));
+	if (r == 0)
+		r = tsurl_put(b, &to);
+	if (r == 0 && sp->reverse)
+		r = buf_printf(b, " -> %s%s", prefix, addr_text(&from));
+	return r;
+}
+
+int forward_spec_put_part(const struct forward_spec *sp, bool src, struct buf *b)
+{
+	static const char *const prefix[] = {
+		[ADDR_TCP] = "tcp:", [ADDR_UDP] = "udp:", [ADDR_UNIX] = ""
+	};
+	if (src == sp->reverse) {
+		struct tsurl to = sp->to;
+		to.cert = to.key = to.ca = NULL;
+		to.insecure = false;
+		return tsurl_put(b, &to);
+	}
+	int r = buf_printf(b, "%s%s", prefix[sp->from.kind], addr_text(&sp->from));
+	if (r == 0 && sp->count > 1)
+		r = buf_printf(b, "-%u", sp->from.port + sp->count - 1);
+	return r;
 }
