@@ -357,6 +357,7 @@ static void request_end(struct request *r)
 static void request_act(struct request *r)
 {
 	struct json_doc *doc = json_parse(buf_data(&r->body), NULL, NULL);
+	http_bind(r->c, NULL); /* a job may keep it, and looks by itself */
 	if (r->api->ending)
 		http_reply_error(r->c, 503, "the daemon is about to end");
 	else if (!doc || json_root(doc)->type != JSON_OBJECT)

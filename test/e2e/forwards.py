@@ -56,6 +56,7 @@ def serve(l, what, port):
 for word in sys.argv[2:]:
     name, where = word.split("=")
     if where.startswith("/"):
+        if os.path.exists(where): os.unlink(where)
         l = socket.socket(socket.AF_UNIX); l.bind(where); port = 0
     else:
         l = socket.socket(); port = int(where)
