@@ -20,8 +20,8 @@ static void check_rules(const struct tsurl *u)
 	if (u->has_target && u->target.kind == ADDR_UNIX)
 		BUG_ON(u->target.path[0] != '/');
 	else if (u->has_target)
-		BUG_ON(!u->target.host[0] || u->target.port == 0 ||
-		       u->target_last < u->target.port);
+		BUG_ON(!u->target.host[0] || u->target_last < u->target.port ||
+		       (u->target.port == 0 && u->target_last));
 	else
 		BUG_ON(u->path[0] != '/' || strstr(u->path, "/../") || strstr(u->path, "//") ||
 		       u->path[strlen(u->path) - 1] == '/');

@@ -1,5 +1,6 @@
 #include "reactor/dns.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/random.h>
@@ -562,6 +563,36 @@ struct dns_query *dns_lookup(struct reactor *rx, struct slice name, uint64_t ms,
 	next_candidate(q);
 	task_wake(rx, &q->task); /* in case no server could be asked */
 	return q;
+}
+
+bool dns_literal(const char *host, struct dns_result *r)
+{
+	*r = (struct dns_result){ .count = 0 };
+	if (inet_pton(AF_INET, host, &r->addr[0].v4) == 1)
+		r->addr[0].family = AF_INET;
+	else if (inet_pton(AF_INET6, host, &r->addr[0].v6) == 1)
+		r->addr[0].family = AF_INET6;
+	else
+		return false;
+	r->count = 1;
+	return true;
+}
+
+socklen_t dns_sockaddr(const struct dns_result *r, size_t i, uint16_t port,
+		       struct sockaddr_storage *ss)
+{
+	struct sockaddr_in *in = (void *)ss;
+	struct sockaddr_in6 *in6 = (void *)ss;
+	memset(ss, 0, sizeof(*ss));
+	ss->ss_family = (sa_family_t)r->addr[i].family;
+	if (ss->ss_family == AF_INET) {
+		in->sin_port = htons(port);
+		in->sin_addr = r->addr[i].v4;
+		return sizeof(*in);
+	}
+	in6->sin6_port = htons(port);
+	in6->sin6_addr = r->addr[i].v6;
+	return sizeof(*in6);
 }
 
 void dns_cancel(struct dns_query *q)

@@ -33,6 +33,12 @@ struct dns_query *dns_lookup(struct reactor *, struct slice name, uint64_t ms,
 /* Gives up; done is not called. Only before done was called. */
 void dns_cancel(struct dns_query *);
 
+/* An IP literal as a result of its own; false for names. */
+bool dns_literal(const char *host, struct dns_result *);
+/* The i-th address, with a port. */
+socklen_t dns_sockaddr(const struct dns_result *, size_t i, uint16_t port,
+		       struct sockaddr_storage *);
+
 /* Overrides for tests: other files than /etc/hosts and /etc/resolv.conf, another server port.
  * NULL / 0 restore the default. Drops the cache. */
 void dns_config(const char *hosts_file, const char *resolv_conf, uint16_t port);

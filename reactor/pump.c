@@ -330,6 +330,12 @@ void pump_idle_limit(struct pump *p, uint64_t ms)
 		timer_clear(p->rx, &p->timer);
 }
 
+void pump_moved(const struct pump *p, uint64_t *a_to_b, uint64_t *b_to_a)
+{
+	*a_to_b = p->up.moved;
+	*b_to_a = p->down.moved;
+}
+
 void pump_abort(struct pump *p, int code)
 {
 	pump_end(p, code);

@@ -29,6 +29,8 @@ void pump_seed_to_a(struct pump *, struct slice);
 void pump_seed_to_b(struct pump *, struct slice);
 /* Ends with -ETIMEDOUT when no byte came or went for ms milliseconds; 0: never (the default). */
 void pump_idle_limit(struct pump *, uint64_t ms);
+/* Bytes moved so far. */
+void pump_moved(const struct pump *, uint64_t *a_to_b, uint64_t *b_to_a);
 /* Ends the pump now with code; finished is called (from here). */
 void pump_abort(struct pump *, int code);
 

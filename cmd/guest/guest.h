@@ -18,9 +18,12 @@
 struct policy {
 	struct exec_policy exec;
 	struct opt_list allow_tcp; /* HOST:PORTS; none = any */
+	struct opt_list allow_udp; /* HOST:PORTS; none = any, but nothing once allow_tcp has some */
 	struct opt_list
 	    allow_unix; /* paths; none = any, but nothing once something else is narrowed */
-	struct opt_list allowed_cns; /* of client certificates; none = any that verifies */
+	struct opt_list allow_listen; /* HOST:PORTS and paths; none = loopback, but nothing once
+					 something else is narrowed */
+	struct opt_list allowed_cns;  /* of client certificates; none = any that verifies */
 	const char *sync_root;
 };
 
@@ -47,6 +50,17 @@ struct guest {
 	uint64_t tunnels_total, bytes_in, bytes_out; /* bytes: of tunnels that have ended */
 };
 
+/* A tunnel that is up. */
+struct session {
+	struct list link; /* guest.sessions */
+	struct guest *g;
+	struct mux *mux;
+	char *peer;            /* who: the certificate's subject, "-" without one */
+	struct list listening; /* what the peer has us listen on */
+	size_t nlistening;
+	uint64_t started_ms;
+};
+
 /* --- main.c --- */
 /* Something has ended: while draining, the guest ends with the last of them. Also for
  * exec_policy.left. */
@@ -66,10 +80,19 @@ void sessions_abort(struct guest *);
 /* Sums over the tunnels that are up, added to *out. */
 void sessions_stats(const struct guest *, struct mux_stats *out);
 
+/* --- listen.c: reverse forwards --- */
+/* The peer wants us to listen on address (kind listen): 0, and the stream is taken; or a code, with
+ * a sentence, and it is not. */
+int listen_start(struct session *, struct stream *, struct json_doc *, const struct addr *,
+		 char *why, size_t whylen);
+/* Closes all listeners of the session; their streams are reset with code and text. */
+void listen_end_all(struct session *, int code, const char *text);
+
 /* --- target.c: policy --- */
-/* 0, or -ERR_DENIED with a sentence naming the flag. */
-int policy_tcp(const struct policy *, const struct addr *, char *why, size_t whylen);
-int policy_unix(const struct policy *, const struct addr *, char *why, size_t whylen);
+/* May it be dialled (by its kind)? 0, or -ERR_DENIED with a sentence naming the flag. */
+int policy_dial(const struct policy *, const struct addr *, char *why, size_t whylen);
+/* May a peer have us listen there? The same. */
+int policy_listen(const struct policy *, const struct addr *, char *why, size_t whylen);
 /* Checks the rules' own syntax at start: 0, or -EINVAL with a sentence. */
 int policy_check(const struct policy *, char *why, size_t whylen);
 /* May this peer use the guest? 0, or -ERR_DENIED. peer NULL: no certificate. */

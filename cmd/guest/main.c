@@ -55,8 +55,15 @@ static const struct opt opts[] = {
 	  false },
 	{ OPT_LIST, "allow-tcp", 0, &guest.policy.allow_tcp, "HOST:PORTS",
 	  "clients may dial only these (repeatable; PORTS is N, N-M or *)", 0, 0, false },
+	{ OPT_LIST, "allow-udp", 0, &guest.policy.allow_udp, "HOST:PORTS",
+	  "the same for datagrams (none once --allow-tcp is given)", 0, 0, false },
 	{ OPT_LIST, "allow-unix", 0, &guest.policy.allow_unix, "PATH",
 	  "clients may dial only these sockets (repeatable; none once something else is narrowed)",
+	  0, 0, false },
+	{ OPT_LIST, "allow-listen", 0, &guest.policy.allow_listen, "HOST:PORTS",
+	  "clients may have this guest listen only there; also a socket's PATH (repeatable; "
+	  "default: "
+	  "loopback, nothing once something else is narrowed)",
 	  0, 0, false },
 	{ OPT_STRING, "sync-root", 0, &guest.policy.sync_root, "DIR",
 	  "with --no-exec: the one directory that clients may write files to", 0, 0, false },

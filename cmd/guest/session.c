@@ -3,77 +3,48 @@
 
 #include "cmd/guest/guest.h"
 #include "json/json.h"
+#include "proto/tstunnel/bridge.h"
+#include "proto/tstunnel/udp_dial.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
-#include "reactor/pump.h"
 
-struct session {
-	struct list link; /* guest.sessions */
-	struct guest *g;
-	struct mux *mux;
-	char *peer;
-	uint64_t started_ms;
-};
-
-/* A stream whose target is still being dialled. Both streams wake it: either may end it. */
-struct bridge {
-	struct task task;
-	struct reactor *rx;
-	struct stream *s, *target;
-};
-
-static void bridge_run(struct task *t)
-{
-	struct bridge *b = container_of(t, struct bridge, task);
-	int mine = stream_open_yet(b->s); /* -EAGAIN while we have not accepted */
-	int r = stream_open_yet(b->target);
-	if (mine != -EAGAIN) {
-		stream_close(b->s, 0);
-		stream_close(b->target, -ECONNRESET);
-	} else if (r == 0) {
-		mux_accept(b->s, SLICE(""));
-		pump_start(b->rx, b->s, b->target, NULL, NULL);
-	} else if (r == -EAGAIN) {
-		return;
-	} else {
-		mux_refuse(b->s, r, stream_why(b->target, r));
-		stream_close(b->target, r);
-	}
-	task_cancel(&b->task);
-	free(b);
-}
-
-static void bridge_start(struct guest *g, struct stream *s, const struct addr *to)
-{
-	struct bridge *b = xcalloc(1, sizeof(*b));
-	b->rx = g->rx;
-	b->s = s;
-	b->target = dial(g->rx, to, 0);
-	task_init(&b->task, bridge_run);
-	stream_bind(b->s, &b->task);
-	stream_bind(b->target, &b->task);
-	task_wake(g->rx, &b->task);
-}
-
-/* The address in the request, checked against the policy. */
-static int target_of(struct guest *g, struct json_doc *doc, const char *key, enum addr_kind kind,
-		     struct addr *to, char *why, size_t whylen)
+/* The address in the request. kind 0: any, as its prefix says. */
+static int address_of(struct json_doc *doc, enum addr_kind kind, struct addr *to, char *why,
+		      size_t whylen)
 {
 	struct slice text;
-	int r = json_str(doc, json_find(json_root(doc), key), &text);
+	int r = json_str(doc, json_find(json_root(doc), "address"), &text);
 	if (r < 0) {
-		snprintf(why, whylen, "\"%s\" is missing or no string", key);
+		snprintf(why, whylen, "\"address\" is missing or no string");
 		return -EINVAL;
 	}
 	r = addr_parse(to, text, 0, why, whylen);
 	if (r < 0)
 		return r;
-	if (to->kind != kind) {
-		snprintf(why, whylen, "\"%s\" is an address of another kind", key);
+	if (kind == ADDR_UDP && to->kind == ADDR_TCP && !slice_starts(text, SLICE("tcp:")))
+		to->kind = ADDR_UDP; /* HOST:PORT, the kind says the rest */
+	if (kind && to->kind != kind) {
+		snprintf(why, whylen, "\"address\" is one of another kind");
 		return -EINVAL;
 	}
-	return kind == ADDR_TCP ? policy_tcp(&g->policy, to, why, whylen)
-				: policy_unix(&g->policy, to, why, whylen);
+	return 0;
+}
+
+/* Dials the target in the request for s: 0, or a code, with a sentence, and s is not taken. */
+static int dial_start(struct guest *g, struct stream *s, struct json_doc *doc, enum addr_kind kind,
+		      char *why, size_t whylen)
+{
+	struct addr to;
+	int r = address_of(doc, kind, &to, why, whylen);
+	if (r == 0)
+		r = policy_dial(&g->policy, &to, why, whylen);
+	if (r < 0)
+		return r;
+	if (kind == ADDR_UDP)
+		udp_dial_start(g->rx, s, &to, NULL, NULL);
+	else
+		bridge_start(g->rx, s, dial(g->rx, &to, 0), NULL, NULL);
+	return 0;
 }
 
 /* The engine: the guest's own, or the one that is asked for, if the policy lets it be dialled. */
@@ -91,8 +62,7 @@ static int engine_of(struct guest *g, struct json_doc *doc, struct addr *to, cha
 	}
 	if (strcmp(addr_text(to), addr_text(&g->docker)) == 0)
 		return 0;
-	return to->kind == ADDR_UNIX ? policy_unix(&g->policy, to, why, whylen)
-				     : policy_tcp(&g->policy, to, why, whylen);
+	return policy_dial(&g->policy, to, why, whylen);
 }
 
 static void session_opened(void *arg, struct stream *s, struct slice json)
@@ -111,17 +81,23 @@ static void session_opened(void *arg, struct stream *s, struct slice json)
 		r = -EINVAL;
 	} else if (slice_eq(kind, SLICE("exec"))) {
 		exec_serve(g->rx, s, json, &g->policy.exec, se->peer);
-		s = NULL;
 	} else if (slice_eq(kind, SLICE("listeners"))) {
 		/* Who may use the engine may know: no policy narrows it. */
 		r = listeners_start(g, s, doc, why, sizeof(why));
-		s = r < 0 ? s : NULL;
 	} else if (slice_eq(kind, SLICE("docker"))) {
 		r = engine_of(g, doc, &to, why, sizeof(why));
+		if (r == 0)
+			bridge_start(g->rx, s, dial(g->rx, &to, 0), NULL, NULL);
 	} else if (slice_eq(kind, SLICE("tcp"))) {
-		r = target_of(g, doc, "address", ADDR_TCP, &to, why, sizeof(why));
+		r = dial_start(g, s, doc, ADDR_TCP, why, sizeof(why));
+	} else if (slice_eq(kind, SLICE("udp"))) {
+		r = dial_start(g, s, doc, ADDR_UDP, why, sizeof(why));
 	} else if (slice_eq(kind, SLICE("unix"))) {
-		r = target_of(g, doc, "address", ADDR_UNIX, &to, why, sizeof(why));
+		r = dial_start(g, s, doc, ADDR_UNIX, why, sizeof(why));
+	} else if (slice_eq(kind, SLICE("listen"))) {
+		r = address_of(doc, 0, &to, why, sizeof(why));
+		if (r == 0)
+			r = listen_start(se, s, doc, &to, why, sizeof(why));
 	} else {
 		snprintf(why, sizeof(why), "this guest does not know streams of kind \"%.*s\"",
 			 SLICE_FMT(kind));
@@ -131,8 +107,6 @@ static void session_opened(void *arg, struct stream *s, struct slice json)
 		log_info("stream-refused peer=%s reason=%s", log_quote(slice_str(se->peer)),
 			 log_quote(slice_str(why)));
 		mux_refuse(s, r, why);
-	} else if (s) {
-		bridge_start(g, s, &to);
 	}
 	json_free(doc);
 }
@@ -143,6 +117,7 @@ static void session_free(struct session *se)
 	se->g->bytes_in += st->bytes_in;
 	se->g->bytes_out += st->bytes_out;
 	se->g->tunnels--;
+	listen_end_all(se, -ERR_CANCELLED, NULL);
 	list_del(&se->link);
 	free(se->peer);
 	free(se);
@@ -174,6 +149,7 @@ void session_start(void *arg, struct stream *s, struct slice rest)
 	se->g = g;
 	se->started_ms = reactor_now(g->rx);
 	se->peer = xstrdup(peer ? peer->subject : "-");
+	list_init(&se->listening);
 	list_init(&se->link);
 	list_add_tail(&g->sessions, &se->link);
 	g->tunnels++;
@@ -190,8 +166,11 @@ void session_start(void *arg, struct stream *s, struct slice rest)
 
 void sessions_goaway(struct guest *g)
 {
-	for (struct list *l = g->sessions.next; l != &g->sessions; l = l->next)
-		mux_goaway(container_of(l, struct session, link)->mux, "guest is shutting down");
+	for (struct list *l = g->sessions.next; l != &g->sessions; l = l->next) {
+		struct session *se = container_of(l, struct session, link);
+		listen_end_all(se, -ERR_GOAWAY, "guest is shutting down");
+		mux_goaway(se->mux, "guest is shutting down");
+	}
 	guest_left(g);
 }
 

@@ -50,17 +50,29 @@ static int rule_parse(struct rule *r, const char *text)
 	return 0;
 }
 
+/* A path is a rule for sockets, where they are allowed. */
+static int check_rules(const char *flag, const struct opt_list *rules, bool paths, char *why,
+		       size_t whylen)
+{
+	for (size_t i = 0; i < rules->n; i++) {
+		struct rule r;
+		if (paths && rules->v[i][0] == '/')
+			continue;
+		if (rule_parse(&r, rules->v[i]) == 0)
+			continue;
+		snprintf(why, whylen, "%s %s: must be HOST:PORT, HOST:FROM-TO%s HOST:*%s", flag,
+			 rules->v[i], paths ? "," : " or", paths ? " or an absolute path" : "");
+		return -EINVAL;
+	}
+	return 0;
+}
+
 int policy_check(const struct policy *p, char *why, size_t whylen)
 {
-	for (size_t i = 0; i < p->allow_tcp.n; i++) {
-		struct rule r;
-		if (rule_parse(&r, p->allow_tcp.v[i]) < 0) {
-			snprintf(why, whylen,
-				 "--allow-tcp %s: must be HOST:PORT, HOST:FROM-TO or HOST:*",
-				 p->allow_tcp.v[i]);
-			return -EINVAL;
-		}
-	}
+	if (check_rules("--allow-tcp", &p->allow_tcp, false, why, whylen) < 0 ||
+	    check_rules("--allow-udp", &p->allow_udp, false, why, whylen) < 0 ||
+	    check_rules("--allow-listen", &p->allow_listen, true, why, whylen) < 0)
+		return -EINVAL;
 	for (size_t i = 0; i < p->allow_unix.n; i++) {
 		if (p->allow_unix.v[i][0] != '/') {
 			snprintf(why, whylen, "--allow-unix %s: must be an absolute path",
@@ -75,30 +87,73 @@ int policy_check(const struct policy *p, char *why, size_t whylen)
 	return 0;
 }
 
-int policy_tcp(const struct policy *p, const struct addr *a, char *why, size_t whylen)
+/* Does one of the rules have it? Port 0, any port, only where any port is allowed. */
+static bool has_port(const struct opt_list *rules, const struct addr *a)
 {
-	if (p->allow_tcp.n == 0)
-		return 0;
-	for (size_t i = 0; i < p->allow_tcp.n; i++) {
+	for (size_t i = 0; i < rules->n; i++) {
 		struct rule r;
-		if (rule_parse(&r, p->allow_tcp.v[i]) == 0 && a->port >= r.from &&
-		    a->port <= r.to &&
-		    (slice_eq(r.host, SLICE("*")) || slice_eqi(r.host, slice_str(a->host))))
-			return 0;
+		if (rule_parse(&r, rules->v[i]) < 0)
+			continue;
+		bool port = a->port ? a->port >= r.from && a->port <= r.to
+				    : r.from == 1 && r.to == UINT16_MAX;
+		if (port && (slice_eq(r.host, SLICE("*")) || slice_eqi(r.host, slice_str(a->host))))
+			return true;
 	}
+	return false;
+}
+
+static bool has_path(const struct opt_list *rules, const struct addr *a)
+{
+	for (size_t i = 0; i < rules->n; i++)
+		if (strcmp(rules->v[i], a->path) == 0)
+			return true;
+	return false;
+}
+
+static int denied(const struct addr *a, const char *flag, char *why, size_t whylen)
+{
+	snprintf(why, whylen, "%s is not allowed by this guest (%s)", addr_text(a), flag);
+	return -ERR_DENIED;
+}
+
+static bool narrowed(const struct policy *p)
+{
+	return p->allow_unix.n > 0 || p->allow_tcp.n > 0 || p->allow_udp.n > 0;
+}
+
+static int policy_tcp(const struct policy *p, const struct addr *a, char *why, size_t whylen)
+{
+	if (p->allow_tcp.n == 0 || has_port(&p->allow_tcp, a))
+		return 0;
 	snprintf(why, whylen, "%s is not allowed by this guest's --allow-tcp", addr_text(a));
 	return -ERR_DENIED;
 }
 
-int policy_unix(const struct policy *p, const struct addr *a, char *why, size_t whylen)
+int policy_dial(const struct policy *p, const struct addr *a, char *why, size_t whylen)
 {
-	bool narrowed = p->allow_unix.n > 0 || p->allow_tcp.n > 0 || !p->exec.allowed;
-	if (!narrowed)
+	if (a->kind == ADDR_TCP)
+		return policy_tcp(p, a, why, whylen);
+	if (a->kind == ADDR_UDP) {
+		bool any = p->allow_udp.n == 0 && p->allow_tcp.n == 0;
+		return any || has_port(&p->allow_udp, a) ? 0
+							 : denied(a, "--allow-udp", why, whylen);
+	}
+	bool any = !narrowed(p) && p->exec.allowed;
+	return any || has_path(&p->allow_unix, a) ? 0 : denied(a, "--allow-unix", why, whylen);
+}
+
+int policy_listen(const struct policy *p, const struct addr *a, char *why, size_t whylen)
+{
+	const struct opt_list *rules = &p->allow_listen;
+	bool ok;
+	if (a->kind == ADDR_UNIX)
+		ok = rules->n ? has_path(rules, a) : !narrowed(p) && p->exec.allowed;
+	else
+		ok = rules->n ? has_port(rules, a) : !narrowed(p) && addr_is_loopback(a);
+	if (ok)
 		return 0;
-	for (size_t i = 0; i < p->allow_unix.n; i++)
-		if (strcmp(p->allow_unix.v[i], a->path) == 0)
-			return 0;
-	snprintf(why, whylen, "%s is not allowed by this guest (--allow-unix)", addr_text(a));
+	snprintf(why, whylen, "listening on %s is not allowed by this guest (--allow-listen)",
+		 addr_text(a));
 	return -ERR_DENIED;
 }
 

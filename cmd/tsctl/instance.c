@@ -9,6 +9,8 @@
 
 #include "reactor/err.h"
 
+#define PID_SUFFIX ".pid"
+
 static int dir_path(char *out, size_t outlen)
 {
 	const char *xdg = getenv("XDG_RUNTIME_DIR");
@@ -41,9 +43,9 @@ static int dir_make(const char *dir, char *err, size_t errlen)
 	return -EPERM;
 }
 
-static int set_paths(struct instance *i)
+static int set_paths(struct instance *i, const char *suffix)
 {
-	snprintf(i->pid_file, sizeof(i->pid_file), "%s/%s.pid", i->dir, i->name);
+	snprintf(i->pid_file, sizeof(i->pid_file), "%s/%s%s", i->dir, i->name, suffix);
 	snprintf(i->log, sizeof(i->log), "%s/%s.log", i->dir, i->name);
 	i->socket = (struct addr){ .kind = ADDR_UNIX };
 	int n = snprintf(i->socket.path, sizeof(i->socket.path), "%s/%s.sock", i->dir, i->name);
@@ -56,24 +58,34 @@ void instance_default_host(struct addr *a)
 		snprintf(a->host, sizeof(a->host), "localhost");
 }
 
-int instance_init(struct instance *i, const struct addr *listen, char *err, size_t errlen)
+static int init(struct instance *i, const char *name, const char *suffix, char *err, size_t errlen)
 {
 	*i = (struct instance){ .lock = -1 };
 	if (dir_path(i->dir, sizeof(i->dir)) < 0) {
 		snprintf(err, errlen, "XDG_RUNTIME_DIR is too long");
 		return -ENAMETOOLONG;
 	}
-	snprintf(i->name, sizeof(i->name), "%s", addr_text(listen));
+	snprintf(i->name, sizeof(i->name), "%s", name);
 	for (char *p = i->name; *p; p++)
 		if (!isalnum((unsigned char)*p) && *p != '.' && *p != '-')
 			*p = '_';
-	if (set_paths(i) < 0) {
+	if (set_paths(i, suffix) < 0) {
 		snprintf(err, errlen,
 			 "the control socket's path %s/%s.sock is too long for a socket", i->dir,
 			 i->name);
 		return -ENAMETOOLONG;
 	}
 	return dir_make(i->dir, err, errlen);
+}
+
+int instance_init(struct instance *i, const struct addr *listen, char *err, size_t errlen)
+{
+	return init(i, addr_text(listen), PID_SUFFIX, err, errlen);
+}
+
+int instance_init_single(struct instance *i, const char *name, char *err, size_t errlen)
+{
+	return init(i, name, ".lock", err, errlen);
 }
 
 static int read_pid(int fd)
@@ -96,9 +108,11 @@ int instance_lock(struct instance *i, const struct addr *listen, char *err, size
 		return e;
 	}
 	if (fcntl(fd, F_OFD_SETLK, &whole) == -1) {
-		const char *where = addr_text(listen);
+		const char *where = listen ? addr_text(listen) : "";
 		snprintf(err, errlen,
-			 "tsctl already runs on %s (pid %d); \"tsctl stop --listen %s\" ends it",
+			 listen ? "tsctl already runs on %s (pid %d); \"tsctl stop --listen %s\" "
+				  "ends it"
+				: "it runs already%s (pid %d)%s",
 			 where, read_pid(fd), where);
 		close(fd);
 		return -EADDRINUSE;
@@ -112,6 +126,26 @@ int instance_lock(struct instance *i, const struct addr *listen, char *err, size
 		return e;
 	}
 	i->lock = fd;
+	return 0;
+}
+
+int instance_log_stdio(const struct instance *i, char *err, size_t errlen)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int log = open(i->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (null == -1 || log == -1) {
+		int e = -errno;
+		snprintf(err, errlen, "cannot open %s: %s", null == -1 ? "/dev/null" : i->log,
+			 err_text(e));
+		if (null != -1)
+			close(null);
+		return e;
+	}
+	dup2(null, 0);
+	dup2(log, 1);
+	dup2(log, 2);
+	close(null);
+	close(log);
 	return 0;
 }
 
@@ -149,10 +183,10 @@ int instance_each(int (*each)(const struct instance *, int pid, void *arg), void
 	int r = 0;
 	while (r == 0 && (e = readdir(d))) {
 		struct slice file = slice_str(e->d_name);
-		if (!slice_ends(file, SLICE(".pid")) || file.n - 4 >= sizeof(i.name))
+		if (!slice_ends(file, SLICE(PID_SUFFIX)) || file.n - 4 >= sizeof(i.name))
 			continue;
 		snprintf(i.name, sizeof(i.name), "%.*s", (int)(file.n - 4), e->d_name);
-		int pid = set_paths(&i) < 0 ? 0 : instance_pid(&i);
+		int pid = set_paths(&i, PID_SUFFIX) < 0 ? 0 : instance_pid(&i);
 		if (pid > 0)
 			r = each(&i, pid, arg);
 	}

@@ -19,9 +19,15 @@ struct instance {
 void instance_default_host(struct addr *);
 /* Fills the names for a listen address and makes the directory. 0, or -errno with a sentence. */
 int instance_init(struct instance *, const struct addr *listen, char *err, size_t errlen);
+/* The same for a program that listens nowhere but on its control socket, of which there is one a
+ * user. instance_each does not count it. */
+int instance_init_single(struct instance *, const char *name, char *err, size_t errlen);
 /* Locks the pid file (fcntl(2), F_OFD_SETLK: a dead process holds none) and writes our pid into it.
- * 0, or -EADDRINUSE naming the pid that runs, or -errno; with a sentence. */
+ * 0, or -EADDRINUSE naming the pid that runs, or -errno; with a sentence. listen NULL: single. */
 int instance_lock(struct instance *, const struct addr *listen, char *err, size_t errlen);
+/* stdin from /dev/null, stdout and stderr to the log from now on: nobody's terminal or pipe is
+ * held. 0 or -errno with a sentence. */
+int instance_log_stdio(const struct instance *, char *err, size_t errlen);
 /* Removes the socket, gives up the lock. The pid file stays: removing it would race with the next
  * one that locks it. */
 void instance_unlock(struct instance *);

@@ -2,42 +2,19 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "cmd/tsctl/ask.h"
 #include "cmd/tsctl/control.h"
-#include "http/fetch.h"
 #include "reactor/err.h"
 #include "reactor/opt.h"
 
-enum { REPLY_MAX = 1 << 20, ASK_MS = 5000, STOP_MS = 30000 };
-
-/* One request over a control socket. */
-struct ask {
-	bool done;
-	int code;
-	struct buf body;
-};
-
-static void on_reply(void *arg, int status, const char *why, struct slice body)
-{
-	struct ask *a = arg;
-	(void)why; /* the socket is local: the code says enough */
-	a->done = true;
-	a->code = status >= 300 ? -ERR_HTTP : MIN(status, 0);
-	buf_put(&a->body, body);
-}
+enum { ASK_MS = 5000, STOP_MS = 30000 };
 
 /* 0 and the body in *body (the caller buf_ends it), or a code. */
 static int ask(const struct instance *i, const char *method, const char *path, struct buf *body)
 {
-	struct reactor *rx = reactor_new();
-	struct ask a = { .code = -ERR_CANCELLED };
-	buf_init(&a.body, REPLY_MAX);
-	http_fetch_plain(dial(rx, &i->socket, ASK_MS), slice_str(method), slice_str(path),
-			 SLICE("tsctl"), REPLY_MAX, ASK_MS, on_reply, &a);
-	reactor_run_until(rx, &a.done);
-	stream_linger_end();
-	reactor_free(rx);
-	*body = a.body;
-	return a.code;
+	int status = 0;
+	int r = control_ask(&i->socket, method, path, SLICE(""), ASK_MS, &status, body);
+	return r == 0 && status >= 300 ? -ERR_HTTP : r;
 }
 
 /* --- status --- */

@@ -221,18 +221,11 @@ static void status_json(void *arg, struct json_writer *w)
 /* From now on the log is the daemon's own file and nobody's terminal or pipe is held. */
 static int let_go_of_parent(struct start *st)
 {
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	int log =
-	    open(st->instance.log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (null == -1 || log == -1) {
-		fprintf(stderr, "Error: cannot open %s: %s\n", st->instance.log, err_text(errno));
+	char err[512];
+	if (instance_log_stdio(&st->instance, err, sizeof(err)) < 0) {
+		fail(err);
 		return -1;
 	}
-	dup2(null, 0);
-	dup2(log, 1);
-	dup2(log, 2);
-	close(null);
-	close(log);
 	ssize_t n = write(st->ready_fd, "", 1);
 	close(st->ready_fd);
 	st->ready_fd = -1;

@@ -63,6 +63,11 @@ void mux_refuse(struct stream *, int code, const char *text);
 /* The peer's answer to mux_open, empty until it came. Lives as long as the stream. */
 struct slice mux_opened_json(struct stream *);
 
+/* The number of a stream on its carrier, and the stream that has a number on the carrier of s: NULL
+ * when there is none (any more). */
+uint32_t mux_stream_id(const struct stream *);
+struct stream *mux_sibling(const struct stream *s, uint32_t id);
+
 /* No new streams, please; the open ones finish, then ended(0). */
 void mux_goaway(struct mux *, const char *text);
 const struct mux_stats *mux_stats(const struct mux *);

@@ -693,6 +693,18 @@ struct slice mux_opened_json(struct stream *st)
 	return slice_str(x ? x->opened_json : NULL);
 }
 
+uint32_t mux_stream_id(const struct stream *st)
+{
+	return container_of(st, const struct mux_stream, s)->id;
+}
+
+struct stream *mux_sibling(const struct stream *st, uint32_t id)
+{
+	struct mux *m = container_of(st, const struct mux_stream, s)->m;
+	struct mux_stream *s = m ? mux_stream_find(m, id) : NULL;
+	return s ? &s->s : NULL;
+}
+
 void mux_set_channel(struct stream *st, uint8_t channel)
 {
 	self(st)->channel = channel;

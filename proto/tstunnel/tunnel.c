@@ -21,7 +21,7 @@ struct tunnel {
 	struct reactor *rx;
 	struct tunnel_options opt;
 	struct carrier_config carrier;
-	struct list links;
+	struct list links, takers;
 	struct link *current[TUNNEL_CLASSES];
 	bool dialled[TUNNEL_CLASSES]; /* at some time */
 	struct timer redial;
@@ -136,6 +136,18 @@ static void link_goaway(void *arg)
 		l->t->opt.goaway(l->t->opt.arg);
 }
 
+static void link_opened(void *arg, struct stream *s, struct slice json)
+{
+	const struct link *l = arg;
+	const struct list *takers = &l->t->takers;
+	for (struct list *i = takers->next; i != takers; i = i->next) {
+		struct tunnel_taker *taker = container_of(i, struct tunnel_taker, link);
+		if (taker->take(taker, s, json))
+			return;
+	}
+	mux_refuse(s, -ERR_DENIED, "this side accepts no such streams");
+}
+
 static struct link *link_new(struct tunnel *t, enum tunnel_class class)
 {
 	struct link *l = xcalloc(1, sizeof(*l));
@@ -147,6 +159,7 @@ static struct link *link_new(struct tunnel *t, enum tunnel_class class)
 						.keepalive_ms = t->opt.keepalive_ms,
 						.program = t->opt.program,
 						.settled = link_settled,
+						.opened = link_opened,
 						.goaway = link_goaway,
 						.ended = link_ended,
 						.arg = l });
@@ -190,6 +203,7 @@ struct tunnel *tunnel_new(struct reactor *rx, const struct tunnel_options *opt, 
 					      .connect_ms = opt->connect_ms,
 					      .handshake_ms = opt->handshake_ms };
 	list_init(&t->links);
+	list_init(&t->takers);
 	timer_init(&t->redial, on_redial);
 	task_init(&t->drained_task, drained_run);
 	if (load(t, err, errlen) < 0) {
@@ -253,6 +267,22 @@ struct stream *tunnel_open(struct tunnel *t, struct slice json, enum tunnel_clas
 	return mux_open(link_for(t, class)->mux, json);
 }
 
+void tunnel_take(struct tunnel *t, struct tunnel_taker *taker)
+{
+	list_init(&taker->link);
+	list_add_tail(&t->takers, &taker->link);
+}
+
+void tunnel_take_end(struct tunnel_taker *taker)
+{
+	list_del(&taker->link);
+}
+
+bool tunnel_is_up(const struct tunnel *t)
+{
+	return is_up(t->current[TUNNEL_INTERACTIVE]);
+}
+
 void tunnel_status(const struct tunnel *t, struct tunnel_status *out)
 {
 	*out = (struct tunnel_status){ .streams_total = t->streams_total,
@@ -269,7 +299,7 @@ void tunnel_status(const struct tunnel *t, struct tunnel_status *out)
 		out->bytes_out += s->bytes_out;
 	}
 	const struct link *main_link = t->current[TUNNEL_INTERACTIVE];
-	out->up = is_up(main_link);
+	out->up = tunnel_is_up(t);
 	if (main_link)
 		out->rtt_us = mux_stats(main_link->mux)->rtt_us;
 	if (!out->up) {

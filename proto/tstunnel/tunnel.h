@@ -51,6 +51,20 @@ int tunnel_reload(struct tunnel *, char *err, size_t errlen);
  * guest comes out of the first verb. */
 struct stream *tunnel_open(struct tunnel *, struct slice json, enum tunnel_class);
 
+/* Takes streams that the guest opens; embedded in its owner, several may share a tunnel. */
+struct tunnel_taker {
+	struct list link;
+	/* Called from the mux's task; json lives during the call. True: s is the callee's, to be
+	 * accepted or refused (mux.h). It must not end the tunnel or another taker. */
+	bool (*take)(struct tunnel_taker *, struct stream *s, struct slice json);
+};
+/* What no taker wants is refused. */
+void tunnel_take(struct tunnel *, struct tunnel_taker *);
+/* Only after tunnel_take; again does no harm. */
+void tunnel_take_end(struct tunnel_taker *);
+
+/* A carrier is settled. */
+bool tunnel_is_up(const struct tunnel *);
 struct tunnel_status {
 	bool up; /* a carrier is settled */
 	unsigned carriers;

@@ -93,17 +93,22 @@ static bool has_dotdot(struct slice path)
 	return false;
 }
 
-/* "HOST:PORT" or "HOST:FROM-TO". */
+/* "HOST:PORT", "HOST:FROM-TO" or "HOST:0". */
 static int parse_ports(const struct parse *p, struct slice s)
 {
 	struct addr *to = &p->u->target;
 	struct slice last = { NULL, 0 };
 	bool range = tsurl_cut_range(&s, &last);
+	bool any = !range && slice_ends(s, SLICE(":0"));
 	uint64_t n;
 
+	if (any)
+		s.n -= strlen(":0");
 	if (parse_authority(p, "target", s, to) < 0)
 		return -EINVAL;
-	if (to->port == 0)
+	if (any && to->port)
+		return fail(p, "target host is malformed in \"%.*s:0\"", SLICE_FMT(s));
+	if (to->port == 0 && !any)
 		return fail(p, "target port is missing in \"%.*s\"", SLICE_FMT(s));
 	n = to->port;
 	if (range && (slice_u64(last, UINT16_MAX, &n) < 0 || n < to->port))

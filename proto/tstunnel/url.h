@@ -22,7 +22,7 @@ enum { TSURL_MAX = 8192 };
 struct tsurl {
 	struct addr server; /* ADDR_TCP */
 	bool has_target;
-	struct addr target;    /* if has_target */
+	struct addr target;    /* if has_target; port 0: any free one, for who listens there */
 	uint16_t target_last;  /* last port of a range; target.port without one; 0 for a socket */
 	char *path;            /* else: absolute, without "." and "..", no slash at its end */
 	char *cert, *key, *ca; /* file names, NULL when not given */

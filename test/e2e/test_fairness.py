@@ -10,8 +10,8 @@ import time
 
 import pytest
 import traffic
+from forwards import connect, create, create_argv, url
 from lab import BIN, FULL, HOST, REMOTE, SAN, run, wait_for
-from test_forward import connect, create, create_argv, url
 
 pytestmark = pytest.mark.tunnel
 

@@ -8,154 +8,11 @@ import stat
 import time
 
 import pytest
+from forwards import (BLOB, MB, connect, create, echoes, fails, is_reset, recv_all, services, url,  # noqa: F401
+                      works)
 from lab import BIN, CLIS, LAPTOP, REMOTE, can_connect, run, wait_for
 
 pytestmark = pytest.mark.tunnel
-
-MB = 1 << 20
-BLOB = hashlib.shake_256(b"forward").digest(MB) * 20
-
-# Services of the remote host: "echo" says which port it is and echoes; "swap" reads to the end and
-# answers with what it got's digest and 20 MB; "first" sends 20 MB, ends, and then reads to the end;
-# "rude" resets after the first byte.
-SERVICES = """
-import hashlib, os, socket, struct, sys, threading
-BLOB = hashlib.shake_256(b"forward").digest(1 << 20) * 20
-OUT = sys.argv[1]
-
-def rest(c):
-    h = hashlib.sha256()
-    while data := c.recv(1 << 18):
-        h.update(data)
-    return h.hexdigest().encode()
-
-def echo(c, port):
-    c.sendall(b"%d\\n" % port)
-    while data := c.recv(1 << 18):
-        c.sendall(data)
-
-def swap(c, port):
-    c.sendall(rest(c) + BLOB)
-
-def first(c, port):
-    c.sendall(BLOB)
-    c.shutdown(socket.SHUT_WR)
-    digest = rest(c)
-    with open(OUT + ".tmp", "wb") as f:
-        f.write(digest)
-    os.rename(OUT + ".tmp", OUT)
-
-def rude(c, port):
-    c.recv(1)
-    c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-def one(c, what, port):
-    with c:
-        try: what(c, port)
-        except OSError: pass
-
-def serve(l, what, port):
-    while True:
-        threading.Thread(target=one, args=(l.accept()[0], what, port), daemon=True).start()
-
-for word in sys.argv[2:]:
-    name, where = word.split("=")
-    if where.startswith("/"):
-        l = socket.socket(socket.AF_UNIX); l.bind(where); port = 0
-    else:
-        l = socket.socket(); port = int(where)
-        l.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        l.bind(("127.0.0.1", port))
-    l.listen(512)
-    threading.Thread(target=serve, args=(l, globals()[name], port)).start()
-print("up", flush=True)
-"""
-
-
-class Services:
-    pass
-
-
-@pytest.fixture(scope="module")
-def services(session_lab):
-    s, lab = Services(), session_lab
-    s.echo, s.swap, s.first, s.rude = (lab.free_port() for _ in range(4))
-    s.range = [lab.free_port() for _ in range(3)]
-    s.digest, s.socket, s.nobody = lab.path("digest"), "/run/echo.sock", lab.free_port()
-    words = [f"{name}={getattr(s, name)}" for name in ("echo", "swap", "first", "rude")]
-    words += [f"echo={p}" for p in s.range] + [f"echo={s.socket}"]
-    p = lab.program("services", ["/usr/bin/python3", "-c", SERVICES, s.digest] + words, remote=True)
-    p.keep = True
-    wait_for(lambda: "up" in p.text(), what="services")
-    yield s
-    p.kill()
-
-
-def url(lab, target, guest=None, **params):
-    p = {"cert": lab.pki.crt("client"), "key": lab.pki.key("client"), "ca": lab.pki.crt("ca")}
-    p.update(params)
-    query = "&".join(f"{k}={v}" for k, v in p.items() if v)
-    return f"tstunnel://{(guest or lab.guest).address}/{target}" + ("?" + query if query else "")
-
-
-def create_argv(*args):
-    return [BIN + "/tsctl", "forward", "create"] + [str(a) for a in args]
-
-
-def create(lab, src, dst, *flags):
-    """A forward that serves; .lines is what it printed, .port where its first port is."""
-    p = lab.program("forward", create_argv("--foreground", src, dst, *flags))
-
-    def lines():
-        assert p.alive(), p.text()
-        return [line for line in p.text().splitlines() if " -> tstunnel://" in line]
-    p.lines = wait_for(lines, what="the line that says where it listens")
-    p.port = int(p.lines[0].split(" -> ")[0].rsplit(":")[-1]) if src.startswith("tcp") else 0
-    return p
-
-
-def fails(lab, *args):
-    """Status and error message of a forward that does not come to be."""
-    r = run(*create_argv(*args), check=False, env=lab.env, timeout=20)
-    assert r.stdout == ""
-    assert r.stderr.count("\n") <= 2
-    return r.returncode, r.stderr
-
-
-def connect(port, host="127.0.0.1"):
-    c = socket.create_connection((host, port), 10)
-    c.settimeout(10)
-    return c
-
-
-def recv_all(c):
-    parts = []
-    while data := c.recv(MB):
-        parts.append(data)
-    return b"".join(parts)
-
-
-def is_reset(port, data=b""):
-    # The reset may be quicker than connect()'s return.
-    with pytest.raises(ConnectionResetError), connect(port) as c:
-        c.sendall(data)
-        c.recv(1)
-    return True
-
-
-def echoes(port, name=None, text=b"hello"):
-    with connect(port) as c:
-        f = c.makefile("rb")
-        assert name is None or f.readline() == b"%d\n" % name
-        name is None and f.readline()
-        c.sendall(text)
-        return f.read(len(text)) == text
-
-
-def works(port):
-    with contextlib.suppress(OSError):
-        return echoes(port)
-    return False
 
 
 # -- what goes where ---------------------------------------------------------------------------------
@@ -396,10 +253,11 @@ def test_a_taken_port(lab, services):
     ("tcp:localhost:0", "tstunnel:///tcp:t:1", "server host is empty"),
     ("tcp:localhost:0", "tstunnel://h/tcp:t", "target port is missing"),
     ("tcp:localhost:0", "tstunnel://h/app", 'path "/app" is no target'),
-    ("tcp:localhost:0", "tstunnel://h/udp:t:53", "UDP is not there yet"),
-    ("tcp:localhost:0", "tcp:localhost:80", "forwards to this machine are not there yet"),
-    ("tstunnel://h/tcp:t:1", "tcp:localhost:80", "listen on the remote host are not there yet"),
-    ("udp:localhost:53", "tstunnel://h/udp:t:53", "UDP is not there yet"),
+    ("tcp:localhost:0", "tstunnel://h/udp:t:53", "DST is UDP and the other is not"),
+    ("tcp:localhost:0", "tcp:localhost:80", "neither SRC nor DST is a tstunnel:// URL"),
+    ("tstunnel://h/tcp:t:1", "tstunnel://h/tcp:t:1", "SRC and DST are both tstunnel:// URLs"),
+    ("tstunnel://h/tcp:t:1", "tcp:localhost:0", "DST: port 0 is for listening"),
+    ("udp:localhost:53", "tstunnel://h/tcp:t:53", "SRC is UDP and the other is not"),
     ("tcp:localhost:1-3", "tstunnel://h/tcp:t:1-2", "SRC has 3 ports, DST has 2"),
     ("tcp:localhost", "tstunnel://h/tcp:t:1", "SRC: address tcp:localhost: missing port"),
 ])
@@ -409,14 +267,10 @@ def test_bad_arguments_name_the_part(lab, src, dst, words):
 
 
 def test_command_line(lab):
-    status, text = fails(lab, "tcp:localhost:0", "tstunnel://h/tcp:t:1")
-    assert status == 2 and "forwards in the background are not there yet: give --foreground" in text
     status, text = fails(lab, "--foreground", "tcp:localhost:0")
     assert status == 2 and "DST is missing" in text
     status, text = fails(lab, "--foreground", "a", "b", "c")
     assert status == 2 and "unexpected argument: c" in text
     for args in (["forward", "--help"], ["help", "forward"], ["forward", "create", "--help"]):
-        assert "create SRC DST --foreground" in run(BIN + "/tsctl", *args).stdout
-    r = run(BIN + "/tsctl", "forward", "list", check=False)
-    assert r.returncode == 2 and 'unknown command "list"' in r.stderr
+        assert "create SRC DST" in run(BIN + "/tsctl", *args).stdout
     assert "forward " in run(BIN + "/tsctl", "--help").stdout

@@ -134,7 +134,12 @@ def test_docker(lab, unix):
 
 
 @pytest.mark.parametrize("spec,code,sentence", [
-    ({"kind": "udp", "address": "localhost:1"}, NOT_FOUND, 'kind "udp"'),
+    ({"kind": "sync", "address": "localhost:1"}, NOT_FOUND, 'kind "sync"'),
+    ({"kind": "udp", "address": "tcp:localhost:1"}, INTERNAL, "another kind"),
+    ({"kind": "udp"}, INTERNAL, '"address" is missing'),
+    ({"kind": "listen"}, INTERNAL, '"address" is missing'),
+    ({"kind": "listen", "address": "localhost"}, INTERNAL, "missing port"),
+    ({"kind": "accepted", "listen": 1}, NOT_FOUND, 'kind "accepted"'),
     ({"kind": ""}, NOT_FOUND, "kind"),
     ({"address": "localhost:1"}, INTERNAL, "malformed OPEN"),
     ({"kind": 5}, INTERNAL, "malformed OPEN"),

@@ -13,87 +13,10 @@
 #include "reactor/err.h"
 #include "reactor/listen.h"
 #include "reactor/log.h"
+#include "test/unit/mini_guest.h"
 #include "test/unit/turn.h"
 
-#define HOST "127.0.0.1"
-
 static struct reactor *rx;
-
-/* --- the guest: the test is its targets --- */
-
-enum { CARRIERS = 8, STREAMS = 64 };
-
-struct carrier {
-	struct task task;
-	struct stream *s; /* until the upgrade */
-	struct mux *mux;
-	size_t n;
-	char head[2048];
-};
-
-static struct {
-	struct listener *listener;
-	uint16_t port;
-	struct carrier *carrier[CARRIERS];
-	unsigned ncarriers;
-	struct stream *opened[STREAMS];
-	char json[STREAMS][256];
-	unsigned nopened;
-} guest;
-
-static void on_opened(void *arg, struct stream *s, struct slice json)
-{
-	(void)arg;
-	assert_true(guest.nopened < STREAMS);
-	snprintf(guest.json[guest.nopened], sizeof(guest.json[0]), "%.*s", SLICE_FMT(json));
-	guest.opened[guest.nopened++] = s;
-}
-
-static void on_ended(void *arg, int code, const char *why)
-{
-	struct carrier *c = arg;
-	mux_free(c->mux, code, why);
-	c->mux = NULL;
-}
-
-static void carrier_run(struct task *t)
-{
-	static const char upgraded[] = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
-				       "Upgrade: tstunnel/1\r\n\r\n";
-	struct carrier *c = container_of(t, struct carrier, task);
-	ssize_t n = stream_read(c->s, c->head + c->n, sizeof(c->head) - 1 - c->n);
-	if (n == -EAGAIN)
-		return;
-	assert_true(n > 0);
-	c->n += (size_t)n;
-	if (!strstr(c->head, "\r\n\r\n"))
-		return;
-	assert_int_equal(strlen(upgraded), stream_write(c->s, upgraded, strlen(upgraded)));
-	struct stream *s = c->s;
-	c->s = NULL;
-	task_cancel(&c->task);
-	c->mux = mux_new(rx, s, SLICE(""),
-			 &(struct mux_options){ .opened = on_opened, .ended = on_ended, .arg = c });
-}
-
-static void on_carrier(void *arg, int fd, const struct sockaddr *peer)
-{
-	(void)arg, (void)peer;
-	assert_true(guest.ncarriers < CARRIERS);
-	struct carrier *c = guest.carrier[guest.ncarriers++] = xcalloc(1, sizeof(*c));
-	c->s = fd_stream_new(rx, fd);
-	task_init(&c->task, carrier_run);
-	stream_bind(c->s, &c->task);
-}
-
-static void guest_listen(void)
-{
-	int err = 0;
-	struct addr a = { .kind = ADDR_TCP, .host = HOST, .port = guest.port };
-	guest.listener = listener_new(rx, &a, on_carrier, NULL, &err);
-	assert_non_null(guest.listener);
-	guest.port = listener_port(guest.listener);
-}
 
 /* --- the side that is tested --- */
 
@@ -101,17 +24,11 @@ static struct tunnel *tunnel;
 
 static int setup(void **state)
 {
-	char err[256] = "";
 	(void)state;
 	log_level = LOG_ERROR;
 	rx = reactor_new();
-	memset(&guest, 0, sizeof(guest));
-	guest_listen();
-	struct tunnel_options o = {
-		.server = { .kind = ADDR_TCP, .host = HOST, .port = guest.port }, .keep_up = true
-	};
-	tunnel = tunnel_new(rx, &o, err, sizeof(err));
-	assert_non_null(tunnel);
+	guest_begin(rx);
+	tunnel = guest_tunnel();
 	return 0;
 }
 
@@ -119,16 +36,7 @@ static int teardown(void **state)
 {
 	(void)state;
 	tunnel_free(tunnel);
-	listener_close(guest.listener);
-	for (unsigned i = 0; i < guest.nopened; i++)
-		stream_close(guest.opened[i], 0);
-	for (unsigned i = 0; i < guest.ncarriers; i++) {
-		struct carrier *c = guest.carrier[i];
-		task_cancel(&c->task);
-		stream_close(c->s, -ECONNRESET);
-		mux_free(c->mux, -ECONNRESET, NULL);
-		free(c);
-	}
+	guest_end();
 	UNTIL(reactor_stats(rx)->handles == 0 && reactor_stats(rx)->timers == 0);
 	reactor_free(rx);
 	block_trim();
@@ -285,6 +193,12 @@ static void a_refused_target_is_a_reset(void **state)
 	forward_free(f);
 }
 
+static void on_nobody(void *arg, int fd, const struct sockaddr *peer)
+{
+	(void)arg, (void)peer;
+	close(fd);
+}
+
 static void ranges_go_port_by_port(void **state)
 {
 	(void)state;
@@ -318,7 +232,7 @@ static void ranges_go_port_by_port(void **state)
 
 	/* One port taken: all or nothing. */
 	struct addr taken = { .kind = ADDR_TCP, .host = HOST, .port = (uint16_t)(from + 1) };
-	struct listener *l = listener_new(rx, &taken, on_carrier, NULL, &err);
+	struct listener *l = listener_new(rx, &taken, on_nobody, NULL, &err);
 	assert_non_null(l);
 	assert_int_equal(0, forward_parse(&sp, slice_str(src),
 					  SLICE("tstunnel://" HOST "/tcp:t:7000-7002"), text,
@@ -360,17 +274,14 @@ static void a_lost_carrier_leaves_the_listener(void **state)
 	snprintf(a.host, sizeof(a.host), HOST); /* localhost is that, at least */
 	int fd = client(a);
 	mux_accept(next_stream(1), SLICE(""));
-	mux_free(guest.carrier[0]->mux, -ECONNRESET, NULL);
-	guest.carrier[0]->mux = NULL;
+	guest_drop(0);
 	client_is_reset(fd);
 
 	/* No guest at all: at once. */
 	listener_close(guest.listener);
 	guest.listener = NULL;
-	for (unsigned i = 1; i < guest.ncarriers; i++) {
-		mux_free(guest.carrier[i]->mux, -ECONNRESET, NULL);
-		guest.carrier[i]->mux = NULL;
-	}
+	for (unsigned i = 1; i < guest.ncarriers; i++)
+		guest_drop(i);
 	client_is_reset(client(a));
 
 	guest_listen();
@@ -443,6 +354,12 @@ static void good_specs(void **state)
 		{ "tcp:127.0.0.1:1-65535", "tstunnel://h/tcp:t:1-65535", "127.0.0.1:1", 65535 },
 		{ "tcp:localhost:5-5", "tstunnel://h/unix:/s", "localhost:5", 1 },
 		{ "unix:/run/a:1-2", "tstunnel://h/tcp:t:1", "unix:///run/a:1-2", 1 },
+		{ "udp::53", "tstunnel://h/udp:t:53", "localhost:53", 1 },
+		{ "udp:0.0.0.0:1-9", "tstunnel://h/udp:t:11-19", "0.0.0.0:1", 9 },
+		{ "tstunnel://h/tcp:localhost:9000", "tcp::3000", "localhost:3000", 1 },
+		{ "tstunnel://h/tcp:0.0.0.0:0", "unix:/s", "unix:///s", 1 },
+		{ "tstunnel://h/udp:[::]:5-6", "udp:x:15-16", "x:15", 2 },
+		{ "TSTUNNEL://h/unix:/s", "tcp:x:1", "x:1", 1 },
 	};
 	char err[512] = "";
 	struct forward_spec sp;
@@ -452,6 +369,7 @@ static void good_specs(void **state)
 			fail_msg("%s: %s", cases[i].src, err);
 		assert_string_equal(cases[i].from, addr_text(&sp.from));
 		assert_int_equal(cases[i].count, sp.count);
+		assert_int_equal(!strncasecmp(cases[i].src, "tstunnel:", 9), sp.reverse);
 		forward_spec_end(&sp);
 	}
 }
@@ -459,20 +377,28 @@ static void good_specs(void **state)
 static void bad_specs_name_the_part(void **state)
 {
 	(void)state;
-	static const char url[] = "tstunnel://h/tcp:t:1";
+	static const char url[] = "tstunnel://h/tcp:t:1", udp[] = "tstunnel://h/udp:t:1";
 	static const struct {
 		const char *src, *dst, *words;
 	} cases[] = {
-		{ url, "tcp:localhost:1", "listen on the remote host are not there yet" },
-		{ "tcp:localhost:1", "tcp:localhost:2", "this machine are not there yet" },
-		{ "udp:localhost:53", url, "SRC: forwarding UDP is not there yet" },
-		{ "tcp:localhost:1", "tstunnel://h/udp:t:53", "DST: forwarding to UDP is not" },
+		{ url, url, "SRC and DST are both tstunnel:// URLs" },
+		{ "tcp:localhost:1", "tcp:localhost:2",
+		  "neither SRC nor DST is a tstunnel:// URL" },
+		{ "udp:localhost:53", url, "SRC is UDP and the other is not" },
+		{ "tcp:localhost:1", udp, "DST is UDP and the other is not" },
+		{ "unix:/a", udp, "DST is UDP and the other is not" },
+		{ udp, "tcp:localhost:1", "SRC is UDP and the other is not" },
+		{ url, "udp:localhost:1", "DST is UDP and the other is not" },
 		{ "tcp:localhost:1", "tstunnel://h/app", "DST: path \"/app\" is no target" },
+		{ "tstunnel://h/app", "tcp:localhost:1", "SRC: path \"/app\" is no target" },
 		{ "tcp:localhost:1", "tstunnel://h/tcp:t", "DST: tstunnel URL: target port is" },
+		{ "tcp:localhost:1", "tstunnel://h/tcp:t:0", "DST: port 0 is for listening" },
+		{ url, "tcp:localhost:0", "DST: port 0 is for listening" },
 		{ "tcp:localhost:1", "tstunnel://h/tcp:t:1?crt=x", "unknown parameter \"crt\"" },
 		{ "tcp:localhost:1", "tstunnel://h/unix:/%ff",
 		  "DST: the target's path is not UTF" },
 		{ "tcp:localhost", url, "SRC: address tcp:localhost: missing port" },
+		{ url, "tcp:localhost", "DST: address tcp:localhost: missing port" },
 		{ "tcp:localhost:99999", url, "SRC: address tcp:localhost:99999: bad port" },
 		{ "unix:", url, "SRC: address unix:: missing path" },
 		{ "tcp:localhost:0-3", url, "SRC: port range \"0-3\"" },
@@ -481,6 +407,8 @@ static void bad_specs_name_the_part(void **state)
 		{ "tcp:localhost:9-65536", url, "SRC: port range \"9-65536\"" },
 		{ "tcp:localhost:1-3", url, "SRC has 3 ports, DST has 1" },
 		{ "tcp:localhost:1", "tstunnel://h/tcp:t:1-2", "SRC has 1 port, DST has 2" },
+		{ "tstunnel://h/tcp:t:1-2", "tcp:localhost:1", "SRC has 2 ports, DST has 1" },
+		{ "tstunnel://h/tcp:t:0", "tcp:localhost:1-2", "SRC has 1 port, DST has 2" },
 		{ "tcp:localhost:1-3", "tstunnel://h/unix:/s", "SRC has 3 ports, DST has 1" },
 	};
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {

@@ -1,0 +1,488 @@
+/* tsctl forward create, list, pause, resume, terminate: asks the daemon, which is started when
+ * there is none. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cmd/tsctl/ask.h"
+#include "cmd/tsctl/forward.h"
+#include "cmd/tsctl/forward_store.h"
+#include "cmd/tsctl/instance.h"
+#include "json/json.h"
+#include "reactor/err.h"
+#include "reactor/opt.h"
+
+enum {
+	START_MS = 20 * 1000, /* for a daemon to come up, and for one that ends to be gone */
+	PAUSE_US = 20 * 1000,
+	ASK_MS = 30 * 1000,
+	REQUEST_MAX = 64 * 1024,
+	ERROR_MAX = 4096
+};
+
+/* --- the daemon --- */
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static void become_daemon(int error_fd)
+{
+	int null = open("/dev/null", O_RDWR);
+	char *const argv[] = { "tsctl", "forward", "daemon", "--detached", NULL };
+	char path[PATH_MAX] = "";
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
+	setsid();
+	dup2(null, 0);
+	dup2(null, 1);
+	dup2(error_fd, 2); /* until it serves, then it has its log */
+	if (n > 0)
+		execv(path, argv); /* so that ps shows its name */
+	execv("/proc/self/exe", argv);
+	fprintf(stderr, "Error: cannot start the daemon: %s\n", err_text(-errno));
+	_exit(1);
+}
+
+/* Starts it and waits until it serves: 0; also when another one runs. Else 1, and its reason was
+ * printed. */
+static int start_daemon(void)
+{
+	char text[ERROR_MAX];
+	size_t n = 0;
+	int fd[2];
+	if (pipe2(fd, O_CLOEXEC) == -1)
+		return forward_fail(1, err_text(-errno));
+	pid_t pid = fork();
+	if (pid == 0)
+		become_daemon(fd[1]);
+	close(fd[1]);
+	if (pid == -1) {
+		close(fd[0]);
+		return forward_fail(1, err_text(-errno));
+	}
+	/* It closes the pipe when it serves. What it says before that is why it does not. */
+	for (;;) {
+		ssize_t got = read(fd[0], text + n, sizeof(text) - n);
+		if (got <= 0 && !(got == -1 && errno == EINTR))
+			break;
+		n += got > 0 ? (size_t)got : 0;
+	}
+	close(fd[0]);
+	int status = 0;
+	waitpid(pid, &status, n ? 0 : WNOHANG); /* it lives on: init is its parent soon */
+	if (n == 0 && status == 0)
+		return 0;
+	if (n == 0)
+		return forward_fail(1, "the forwarding daemon ended as soon as it was started");
+	fwrite(text, 1, n, stderr);
+	return 1;
+}
+
+static bool not_there(int r)
+{
+	return r == -ECONNREFUSED || r == -ENOENT;
+}
+
+/* The daemon went away while it was asked. */
+static bool broke_off(int r)
+{
+	return r == -ECONNRESET || r == -EPIPE || r == -ERR_TRUNCATED;
+}
+
+/* Asks the daemon. 0 and *reply; -ENOENT when there is none and there is nothing that one would
+ * know about (unless start); or the exit status, positive, after an error message. Every request
+ * may be sent twice: *again then, and the first one may have been heard. */
+static int ask(const char *method, const char *path, struct slice body, uint64_t ms, bool start,
+	       struct buf *reply, int *status, bool *again)
+{
+	struct instance i;
+	char err[1024], store[PATH_MAX];
+	*again = false;
+	if (instance_init_single(&i, FORWARD_DAEMON, err, sizeof(err)) < 0 ||
+	    forward_store_path(store, sizeof(store), start, err, sizeof(err)) < 0)
+		return forward_fail(1, err);
+	for (uint64_t give_up = now_ms() + START_MS;;) {
+		int r = control_ask(&i.socket, method, path, body, ms, status, reply);
+		if (r == 0 && *status != 503)
+			return 0;
+		buf_end(reply);
+		if (r < 0 && !not_there(r) && !broke_off(r)) {
+			snprintf(err, sizeof(err),
+				 "the forwarding daemon does not answer on %s: %s", i.socket.path,
+				 err_text(r));
+			return forward_fail(1, err);
+		}
+		*again |= broke_off(r);
+		if (not_there(r)) {
+			if (!start && access(store, F_OK) == -1 && instance_pid(&i) == 0)
+				return -ENOENT;
+			if (start_daemon())
+				return 1;
+		}
+		if (now_ms() > give_up) {
+			snprintf(err, sizeof(err),
+				 "the forwarding daemon (pid %d) neither answers on %s nor ends",
+				 instance_pid(&i), i.socket.path);
+			return forward_fail(1, err);
+		}
+		usleep(PAUSE_US);
+	}
+}
+
+/* The message of an error reply, printed. */
+static int complain(const struct buf *reply, int http_status)
+{
+	struct json_doc *doc = json_parse(buf_data(reply), NULL, NULL);
+	struct slice message = SLICE("");
+	char text[2048];
+	if (doc)
+		json_str(doc, json_find(json_root(doc), "message"), &message);
+	if (message.n)
+		snprintf(text, sizeof(text), "%.*s", SLICE_FMT(message));
+	else
+		snprintf(text, sizeof(text), "the forwarding daemon answered %d", http_status);
+	json_free(doc);
+	return forward_fail(1, text);
+}
+
+/* --- create --- */
+
+static void print_lines(struct forward_spec *sp, uint16_t port)
+{
+	struct addr *listens = sp->reverse ? &sp->to.target : &sp->from;
+	struct buf line;
+	buf_init(&line, FORWARD_LINE_MAX);
+	if (listens->kind != ADDR_UNIX && listens->port == 0)
+		listens->port = port;
+	for (unsigned i = 0; i < sp->count; i++) {
+		if (forward_spec_put(sp, i, &line) == 0)
+			printf("%.*s\n", SLICE_FMT(buf_data(&line)));
+		buf_drop(&line, line.len);
+	}
+	buf_end(&line);
+}
+
+/* path, absolute, in place of it. */
+static int make_absolute(char **path, char *err, size_t errlen)
+{
+	char cwd[PATH_MAX];
+	if (!*path || (*path)[0] == '/')
+		return 0;
+	if (!getcwd(cwd, sizeof(cwd))) {
+		snprintf(err, errlen, "cannot tell the working directory: %s", err_text(-errno));
+		return -EINVAL;
+	}
+	char *whole = xasprintf("%s/%s", cwd, *path);
+	free(*path);
+	*path = whole;
+	return 0;
+}
+
+/* The daemon runs in another directory. */
+static int make_all_absolute(struct forward_spec *sp, char *err, size_t errlen)
+{
+	struct tsurl *to = &sp->to;
+	if (make_absolute(&to->cert, err, errlen) < 0 || make_absolute(&to->key, err, errlen) < 0 ||
+	    make_absolute(&to->ca, err, errlen) < 0)
+		return -EINVAL;
+	if (sp->from.kind != ADDR_UNIX || sp->from.path[0] == '@')
+		return 0;
+	char *path = xstrdup(sp->from.path);
+	int r = make_absolute(&path, err, errlen);
+	if (r == 0 && strlen(path) >= sizeof(sp->from.path)) {
+		snprintf(err, errlen, "%s: too long for a socket (107 bytes at most)", path);
+		r = -EINVAL;
+	}
+	if (r == 0)
+		memcpy(sp->from.path, path, strlen(path) + 1);
+	free(path);
+	return r;
+}
+
+static char *text_of(const struct forward_spec *sp, bool src)
+{
+	struct buf b;
+	buf_init(&b, 3 * TSURL_MAX);
+	if (src == sp->reverse)
+		tsurl_put(&b, &sp->to);
+	else
+		forward_spec_put_part(sp, src, &b);
+	char *text = xslicedup(buf_data(&b));
+	buf_end(&b);
+	return text;
+}
+
+static void put_create(struct buf *b, const struct forward_flags *f, const struct forward_spec *sp)
+{
+	struct forward_record rec = { .name = xstrdup(f->name ? f->name : ""),
+				      .src = text_of(sp, true),
+				      .dst = text_of(sp, false),
+				      .insecure = f->insecure,
+				      .connect_ms = f->connect_ms,
+				      .handshake_ms = f->handshake_ms,
+				      .keepalive_ms = f->keepalive_ms,
+				      .udp_idle_ms = f->udp_idle_ms };
+	struct json_writer w;
+	snprintf(rec.id, sizeof(rec.id), "%08x", arc4random());
+	json_writer_begin(&w, b);
+	forward_record_put(&w, &rec);
+	json_writer_end(&w);
+	forward_record_end(&rec);
+}
+
+int forward_hand_over(const struct forward_flags *f, struct forward_spec *sp)
+{
+	char err[1024];
+	struct buf request, reply;
+	int status = 0;
+	bool again;
+	if (make_all_absolute(sp, err, sizeof(err)) < 0)
+		return forward_fail(1, err);
+	buf_init(&request, REQUEST_MAX);
+	put_create(&request, f, sp);
+	/* Whoever asks twice is told about the first one: the id is the same. */
+	int r = ask("POST", "/forwards", buf_data(&request),
+		    2 * (f->connect_ms + f->handshake_ms) + ASK_MS, true, &reply, &status, &again);
+	buf_end(&request);
+	if (r)
+		return r;
+	if (status == 201) {
+		struct json_doc *doc = json_parse(buf_data(&reply), NULL, NULL);
+		uint64_t port = 0;
+		if (doc)
+			json_u64(json_find(json_root(doc), "port"), &port);
+		print_lines(sp, (uint16_t)port);
+		json_free(doc);
+	} else {
+		r = complain(&reply, status);
+	}
+	buf_end(&reply);
+	return r;
+}
+
+/* --- list --- */
+
+static const char *bytes_text(uint64_t n)
+{
+	static const char units[] = "kMGTPE";
+	static char ring[4][16];
+	static unsigned at;
+	char *out = ring[at++ % ARRAY_LEN(ring)];
+	double v = (double)n;
+	int unit = -1;
+	for (; v >= 1000 && unit < 5; unit++)
+		v /= 1000;
+	if (unit < 0)
+		snprintf(out, sizeof(ring[0]), "%u B", (unsigned)n);
+	else
+		snprintf(out, sizeof(ring[0]), "%.1f %cB", v, units[unit]);
+	return out;
+}
+
+static struct slice member(struct json_doc *doc, struct json *object, const char *name)
+{
+	struct slice s = SLICE("");
+	json_str(doc, json_member(object, slice_str(name)), &s);
+	return s;
+}
+
+static uint64_t number(struct json *object, const char *name)
+{
+	uint64_t n = 0;
+	json_u64(json_member(object, slice_str(name)), &n);
+	return n;
+}
+
+static void print_row(struct json_doc *doc, struct json *v, int width)
+{
+	struct slice name = member(doc, v, "name"), reason = member(doc, v, "reason");
+	printf("%-8.*s  %-*.*s  %-8.*s  %11llu  %8s  %8s  %.*s -> %.*s\n",
+	       SLICE_FMT(member(doc, v, "id")), width, SLICE_FMT(name.n ? name : SLICE("-")),
+	       SLICE_FMT(member(doc, v, "state")), (unsigned long long)number(v, "connections"),
+	       bytes_text(number(v, "bytes_out")), bytes_text(number(v, "bytes_in")),
+	       SLICE_FMT(member(doc, v, "src")), SLICE_FMT(member(doc, v, "dst")));
+	if (reason.n)
+		printf("          %.*s\n", SLICE_FMT(reason));
+}
+
+static void print_table(struct json_doc *doc, struct json *all)
+{
+	int width = 4;
+	for (struct json *v = json_first(all); v; v = json_next(v))
+		width = MAX(width, (int)member(doc, v, "name").n);
+	printf("%-8s  %-*s  %-8s  %11s  %8s  %8s  %s\n", "ID", width, "NAME", "STATE",
+	       "CONNECTIONS", "SENT", "RECEIVED", "FORWARD");
+	for (struct json *v = json_first(all); v; v = json_next(v))
+		print_row(doc, v, width);
+}
+
+static int print_list(const struct buf *reply, bool as_json)
+{
+	struct json_doc *doc = json_parse(buf_data(reply), NULL, NULL);
+	struct json *all = doc ? json_find(json_root(doc), "forwards") : NULL;
+	if (!all)
+		return forward_fail(1, "the forwarding daemon's answer cannot be understood");
+	if (as_json)
+		printf("%.*s\n", (int)all->raw.n, all->raw.p);
+	else
+		print_table(doc, all);
+	json_free(doc);
+	return 0;
+}
+
+static int unexpected(const char *who, const char *argument)
+{
+	fprintf(stderr, "%s: unexpected argument: %s\nSee '%s --help'.\n", who, argument, who);
+	return FORWARD_USAGE;
+}
+
+int cmd_forward_list(int argc, char **argv)
+{
+	bool json = false, again;
+	const struct opt opts[] = {
+		{ .kind = OPT_FLAG, .name = "json", .to = &json, .help = "print a JSON array" },
+		{ .kind = OPT_END },
+	};
+	const struct opt_command command = {
+		.name = "tsctl forward list",
+		.args = "[OPTIONS]",
+		.summary = "Shows the forwards of this user.",
+		.opts = opts,
+	};
+	int first = opt_parse(&command, argc, argv);
+	if (first <= 0)
+		return first == 0 ? 0 : FORWARD_USAGE;
+	if (first < argc)
+		return unexpected("tsctl forward list", argv[first]);
+	struct buf reply;
+	int status = 0;
+	int r = ask("GET", "/forwards", SLICE(""), ASK_MS, false, &reply, &status, &again);
+	if (r == -ENOENT) {
+		buf_init(&reply, 64);
+		buf_puts(&reply, "{\"forwards\":[]}");
+		status = 200;
+	} else if (r) {
+		return r;
+	}
+	r = status == 200 ? print_list(&reply, json) : complain(&reply, status);
+	buf_end(&reply);
+	return r;
+}
+
+/* --- pause, resume, terminate --- */
+
+static void put_which(struct buf *b, int n, char **names, bool all)
+{
+	struct json_writer w;
+	json_writer_begin(&w, b);
+	json_put_object(&w);
+	json_put_name(&w, "all");
+	json_put_bool(&w, all);
+	json_put_name(&w, "which");
+	json_put_array(&w);
+	for (int i = 0; i < n; i++)
+		json_put_str(&w, slice_str(names[i]));
+	json_put_end(&w);
+	json_put_end(&w);
+	json_writer_end(&w);
+}
+
+static int print_labels(const struct buf *reply)
+{
+	struct json_doc *doc = json_parse(buf_data(reply), NULL, NULL);
+	struct json *all = doc ? json_find(json_root(doc), "forwards") : NULL;
+	for (struct json *v = json_first(all); v; v = json_next(v)) {
+		struct slice s = SLICE("");
+		json_str(doc, v, &s);
+		printf("%.*s\n", SLICE_FMT(s));
+	}
+	json_free(doc);
+	return 0;
+}
+
+static int none(int n, char **names)
+{
+	char text[256];
+	if (n == 0)
+		return 0; /* --all of nothing */
+	snprintf(text, sizeof(text), "there is no forward %.200s", names[0]);
+	return forward_fail(1, text);
+}
+
+/* path: "/pause" and its kin. */
+static int change(const char *path, int n, char **names, bool all)
+{
+	struct buf request, reply;
+	int status = 0;
+	bool again;
+	buf_init(&request, REQUEST_MAX);
+	put_which(&request, n, names, all);
+	int r = ask("POST", path, buf_data(&request), 2 * ASK_MS, false, &reply, &status, &again);
+	buf_end(&request);
+	if (r == -ENOENT)
+		return again ? 0 : none(n, names);
+	if (r)
+		return r;
+	if (status == 200)
+		print_labels(&reply);
+	else if (status == 404 && again && strcmp(path, "/terminate") == 0)
+		r = 0; /* it was heard the first time */
+	else
+		r = complain(&reply, status);
+	buf_end(&reply);
+	return r;
+}
+
+static int cmd_change(int argc, char **argv, const char *summary)
+{
+	bool all = false;
+	char name[48], path[24];
+	const struct opt opts[] = {
+		{ .kind = OPT_FLAG,
+		  .name = "all",
+		  .to = &all,
+		  .help = "every forward of this user" },
+		{ .kind = OPT_END },
+	};
+	snprintf(name, sizeof(name), "tsctl forward %s", argv[0]);
+	snprintf(path, sizeof(path), "/%s", argv[0]);
+	const struct opt_command command = {
+		.name = name,
+		.args = "NAME|ID... | --all",
+		.summary = summary,
+		.opts = opts,
+		.more = "Prints the name or id of each.\n",
+	};
+	int first = opt_parse(&command, argc, argv);
+	if (first <= 0)
+		return first == 0 ? 0 : FORWARD_USAGE;
+	if (all && first < argc)
+		return unexpected(name, argv[first]);
+	if (!all && first == argc) {
+		fprintf(stderr, "%s: say which, or --all\nSee '%s --help'.\n", name, name);
+		return FORWARD_USAGE;
+	}
+	return change(path, argc - first, argv + first, all);
+}
+
+int cmd_forward_pause(int argc, char **argv)
+{
+	return cmd_change(argc, argv,
+			  "Stops listening and resets the connections, until it is resumed.");
+}
+
+int cmd_forward_resume(int argc, char **argv)
+{
+	return cmd_change(argc, argv, "Listens again. Returns once it serves.");
+}
+
+int cmd_forward_terminate(int argc, char **argv)
+{
+	return cmd_change(argc, argv, "Ends it for good: connections are reset.");
+}

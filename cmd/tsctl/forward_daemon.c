@@ -1,0 +1,248 @@
+/* tsctl forward daemon: keeps the forwards of one user. It is started by the first of them and ends
+ * with the last. */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "cmd/tsctl/forward.h"
+#include "cmd/tsctl/forward_api.h"
+#include "cmd/tsctl/instance.h"
+#include "proto/tstunnel/version.h"
+#include "reactor/err.h"
+#include "reactor/listen.h"
+#include "reactor/log.h"
+#include "reactor/opt.h"
+#include "reactor/signals.h"
+
+enum { FIRST_MS = 10000 /* for the one that starts it to ask for a forward */, GRACE_MS = 10000 };
+
+struct daemon_flags {
+	const char *log_level;
+	uint64_t grace_ms;
+	bool detached, log_json;
+};
+
+struct forward_daemon {
+	const struct daemon_flags *flags;
+	struct reactor *rx;
+	struct instance instance;
+	struct forward_set set;
+	struct forward_api api;
+	struct http_server http;
+	struct listener *listener;
+	struct signals signals;
+	struct timer first, grace;
+	bool draining;
+	int starter; /* a pipe to the command that started us, until we serve; else stderr */
+};
+
+static int fail(const struct forward_daemon *d, const char *text)
+{
+	dprintf(d->starter, "Error: %s\n", text);
+	return 1;
+}
+
+/* --- the end --- */
+
+/* Nobody is answered any more; whoever asks next starts another daemon, which waits for our lock.
+ */
+static void stop_listening(struct forward_daemon *d)
+{
+	d->api.ending = true;
+	timer_clear(d->rx, &d->first);
+	listener_close(d->listener);
+	d->listener = NULL;
+	http_server_drain(&d->http);
+}
+
+static void on_http_empty(void *arg)
+{
+	const struct forward_api *a = arg; /* as for the requests */
+	struct forward_daemon *d = a->arg;
+	if (!d->draining)
+		reactor_stop(d->rx, 0);
+}
+
+/* The last forward is gone, and its reply is on its way. */
+static void on_idle(void *arg)
+{
+	struct forward_daemon *d = arg;
+	if (!d->api.ending)
+		stop_listening(d);
+}
+
+static void on_first(struct timer *t)
+{
+	struct forward_daemon *d = container_of(t, struct forward_daemon, first);
+	if (d->set.n == 0 && list_empty(&d->api.jobs) && list_empty(&d->api.requests))
+		on_idle(d);
+}
+
+static void on_drained(void *arg)
+{
+	struct forward_daemon *d = arg;
+	reactor_stop(d->rx, 0);
+}
+
+static void on_grace(struct timer *t)
+{
+	struct forward_daemon *d = container_of(t, struct forward_daemon, grace);
+	log_warn("drain gave-up");
+	reactor_stop(d->rx, 0);
+}
+
+static void on_signal(void *arg, int signo)
+{
+	struct forward_daemon *d = arg;
+	if (signo == SIGHUP) {
+		set_reload(&d->set);
+		return;
+	}
+	if (d->draining) { /* asked twice */
+		reactor_stop(d->rx, 0);
+		return;
+	}
+	log_info("drain signal=%s", sigabbrev_np(signo));
+	d->draining = true;
+	stop_listening(d);
+	forward_api_end(&d->api);
+	timer_set(d->rx, &d->grace, d->flags->grace_ms);
+	set_drain(&d->set, on_drained, d);
+}
+
+/* --- the start --- */
+
+static void on_accept(void *arg, int fd, const struct sockaddr *peer)
+{
+	struct forward_daemon *d = arg;
+	(void)peer;
+	http_server_accept(&d->http, fd_stream_new(d->rx, fd), "control");
+}
+
+static int open_all(struct forward_daemon *d, char *err, size_t errlen)
+{
+	int r = set_open(&d->set, d->rx, err, errlen);
+	if (r < 0)
+		return r;
+	d->api = (struct forward_api){ .set = &d->set, .rx = d->rx, .idle = on_idle, .arg = d };
+	forward_api_init(&d->api);
+	d->http = (struct http_server){ .rx = d->rx,
+					.arg = &d->api,
+					.handle = forward_api_handle,
+					.empty = on_http_empty,
+					.conns_max = 256 };
+	http_server_init(&d->http);
+	d->listener = listener_new(d->rx, &d->instance.socket, on_accept, d, &r);
+	if (!d->listener) {
+		snprintf(err, errlen, "cannot listen on %s: %s", d->instance.socket.path,
+			 err_text(r));
+		return r;
+	}
+	return 0;
+}
+
+static int serve(struct forward_daemon *d)
+{
+	static const int signals[] = { SIGTERM, SIGINT, SIGHUP, 0 };
+	char err[1024];
+	int code = 1;
+	d->rx = reactor_new();
+	timer_init(&d->first, on_first);
+	timer_init(&d->grace, on_grace);
+	signals_open(&d->signals, d->rx, signals, on_signal, d);
+	if (open_all(d, err, sizeof(err)) < 0) {
+		fail(d, err);
+	} else {
+		if (d->flags->detached)
+			close(d->starter);
+		log_info("listening addr=%s forwards=%zu version=%s",
+			 addr_text(&d->instance.socket), d->set.n, TSTUNNEL_VERSION);
+		timer_set(d->rx, &d->first, FIRST_MS);
+		code = reactor_run(d->rx);
+		forward_api_end(&d->api);
+		http_server_abort(&d->http);
+	}
+	timer_clear(d->rx, &d->first);
+	timer_clear(d->rx, &d->grace);
+	listener_close(d->listener);
+	set_close(&d->set);
+	signals_close(&d->signals);
+	stream_linger_end();
+	reactor_free(d->rx);
+	log_info("stopped");
+	return code;
+}
+
+static int run(const struct daemon_flags *f)
+{
+	static struct forward_daemon d = { .starter = 2 };
+	char err[1024];
+	d.flags = f;
+	if (instance_init_single(&d.instance, FORWARD_DAEMON, err, sizeof(err)) < 0)
+		return fail(&d, err);
+	int r = instance_lock(&d.instance, NULL, err, sizeof(err));
+	if (r == -EADDRINUSE && f->detached)
+		return 0; /* somebody else was quicker: just as well */
+	if (r < 0)
+		return fail(&d, err);
+	if (f->detached) {
+		d.starter = fcntl(2, F_DUPFD_CLOEXEC, 3);
+		if (instance_log_stdio(&d.instance, err, sizeof(err)) < 0)
+			return fail(&d, err);
+		if (chdir("/") == -1)
+			return fail(&d, err_text(-errno));
+	}
+	int code = serve(&d);
+	instance_unlock(&d.instance);
+	return code;
+}
+
+int cmd_forward_daemon(int argc, char **argv)
+{
+	struct daemon_flags f = { .log_level = "info", .grace_ms = GRACE_MS };
+	const struct opt opts[] = {
+		{ .kind = OPT_DURATION,
+		  .name = "grace",
+		  .to = &f.grace_ms,
+		  .arg = "TIME",
+		  .help = "after SIGTERM, how long connections may finish (default 10s)" },
+		{ .kind = OPT_STRING,
+		  .name = "log-level",
+		  .to = &f.log_level,
+		  .arg = "LEVEL",
+		  .help = "error, warn, info or debug (default info)" },
+		{ .kind = OPT_FLAG,
+		  .name = "log-json",
+		  .to = &f.log_json,
+		  .help = "log lines as JSON" },
+		{ .kind = OPT_FLAG,
+		  .name = "detached",
+		  .to = &f.detached,
+		  .help = "started by another command: log to a file",
+		  .hidden = true },
+		{ .kind = OPT_END },
+	};
+	const struct opt_command command = {
+		.name = "tsctl forward daemon",
+		.args = "[OPTIONS]",
+		.summary = "Keeps the forwards of this user. Other commands start it when it is "
+			   "needed.",
+		.opts = opts,
+		.more =
+		    "It ends with the last forward. Run it yourself to have it started with the "
+		    "machine (systemd).\n",
+	};
+	int first = opt_parse(&command, argc, argv);
+	if (first <= 0)
+		return first == 0 ? 0 : FORWARD_USAGE;
+	if (first < argc) {
+		fprintf(stderr, "tsctl forward daemon: unexpected argument: %s\n", argv[first]);
+		return FORWARD_USAGE;
+	}
+	log_set_program("tsctl");
+	log_set_json(f.log_json);
+	if (log_set_level(f.log_level) < 0)
+		return forward_fail(FORWARD_USAGE,
+				    "--log-level must be error, warn, info or debug");
+	return run(&f);
+}
