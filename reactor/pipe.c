@@ -6,7 +6,7 @@
 
 #include "reactor/base.h"
 
-enum { KEEP = 16 };
+enum { KEEP = 32 };
 
 static struct pipe_pair *spare[KEEP];
 static int spares, total;

@@ -194,8 +194,10 @@ static ssize_t half_run(struct half *h)
 			h->done = true;
 			break;
 		}
-		if (quantum < QUANTUM_END)
+		if (quantum < QUANTUM_END) {
+			pipe_release(h); /* empty now: the next relay can have it */
 			return 1;
+		}
 		if ((n = move(h, quantum)) < 0)
 			return n;
 		h->eof = n == 0;
