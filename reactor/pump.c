@@ -174,8 +174,14 @@ static void earn(struct half *h, size_t n)
 		h->earned = (uint32_t)MIN(h->earned + n, (size_t)EARNED_MAX);
 }
 
+/* Tells dst that no more comes. If it has no more to say itself, its close does that. */
+static int half_shut(struct half *h, const struct half *back)
+{
+	return back->done ? 0 : stream_shut(h->dst);
+}
+
 /* 0 done, 1 quantum spent, -EAGAIN a stream will wake us, other codes fatal. */
-static ssize_t half_run(struct half *h)
+static ssize_t half_run(struct half *h, const struct half *back)
 {
 	size_t quantum = QUANTUM;
 	while (!h->done && !h->deaf) {
@@ -188,7 +194,7 @@ static ssize_t half_run(struct half *h)
 		if (n < 0)
 			return n;
 		if (h->eof) {
-			if ((n = stream_shut(h->dst)) < 0)
+			if ((n = half_shut(h, back)) < 0)
 				return blame(h, h->dst, n);
 			pipe_release(h);
 			h->done = true;
@@ -260,8 +266,8 @@ static ssize_t look(struct half *h, ssize_t r)
 static void pump_run(struct task *t)
 {
 	struct pump *p = container_of(t, struct pump, task);
-	ssize_t up = look(&p->up, forgive_epipe(&p->up, half_run(&p->up)));
-	ssize_t down = look(&p->down, forgive_epipe(&p->down, half_run(&p->down)));
+	ssize_t up = look(&p->up, forgive_epipe(&p->up, half_run(&p->up, &p->down)));
+	ssize_t down = look(&p->down, forgive_epipe(&p->down, half_run(&p->down, &p->up)));
 	if (p->up.stirred || p->down.stirred)
 		p->last_moved_ms = reactor_now(p->rx);
 	p->up.stirred = p->down.stirred = false;

@@ -252,16 +252,14 @@ struct stream *fd_stream_pending(struct reactor *rx)
 static enum fd_kind kind_of(int fd)
 {
 	struct stat st;
+	int one = 1;
+	if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) == 0)
+		return FD_TCP;
 	if (fstat(fd, &st) == -1)
 		return FD_OTHER;
 	if (S_ISFIFO(st.st_mode)) /* only the writing end can say that no more comes */
 		return (fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY ? FD_PIPE : FD_OTHER;
-	if (!S_ISSOCK(st.st_mode))
-		return FD_OTHER;
-	int one = 1;
-	if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) == 0)
-		return FD_TCP;
-	return FD_SOCKET;
+	return S_ISSOCK(st.st_mode) ? FD_SOCKET : FD_OTHER;
 }
 
 void fd_stream_attach(struct stream *s, int fd)
