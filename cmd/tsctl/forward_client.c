@@ -19,6 +19,7 @@ enum {
 	START_MS = 20 * 1000, /* for a daemon to come up, and for one that ends to be gone */
 	PAUSE_US = 20 * 1000,
 	ASK_MS = 30 * 1000,
+	CHANGE_MS = 10 * 60 * 1000, /* resume waits for the guests */
 	REQUEST_MAX = 64 * 1024,
 	ERROR_MAX = 4096
 };
@@ -41,7 +42,8 @@ static void become_daemon(int error_fd)
 	setsid();
 	dup2(null, 0);
 	dup2(null, 1);
-	dup2(error_fd, 2); /* until it serves, then it has its log */
+	dup2(error_fd, 2);           /* until it serves, then it has its log */
+	close_range(3, UINT_MAX, 0); /* whatever a script has open, its locks among them */
 	if (n > 0)
 		execv(path, argv); /* so that ps shows its name */
 	execv("/proc/self/exe", argv);
@@ -423,7 +425,7 @@ static int change(const char *path, int n, char **names, bool all)
 	bool again;
 	buf_init(&request, REQUEST_MAX);
 	put_which(&request, n, names, all);
-	int r = ask("POST", path, buf_data(&request), 2 * ASK_MS, false, &reply, &status, &again);
+	int r = ask("POST", path, buf_data(&request), CHANGE_MS, false, &reply, &status, &again);
 	buf_end(&request);
 	if (r == -ENOENT)
 		return again ? 0 : none(n, names);

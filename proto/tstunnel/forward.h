@@ -57,8 +57,8 @@ int forward_ready(const struct forward *, char *err, size_t errlen);
 size_t forward_connections(const struct forward *);
 /* Bytes so far: to the remote end, and from it. */
 void forward_moved(const struct forward *, uint64_t *sent, uint64_t *received);
-/* The port that the first listener has got; 0 for a socket, or as long as it is not known. Not after
- * forward_drain. */
+/* The port that the first listener has got; 0 for a socket, or as long as it is not known. Not
+ * after forward_drain. */
 uint16_t forward_port(const struct forward *);
 /* forward_spec_put of the i-th port, i < spec.count, with the ports that it got. Not after
  * forward_drain. */

@@ -12,7 +12,7 @@ import time
 
 import pytest
 from forwards import connect, echoes, is_reset, local_services, services, url, works  # noqa: F401
-from lab import BIN, REMOTE, can_connect, run, wait_for
+from lab import BIN, REMOTE, can_connect, open_files, run, wait_for
 
 pytestmark = pytest.mark.tunnel
 
@@ -58,9 +58,9 @@ class Forwards:
         assert r.stdout == "" and r.stderr.startswith("Error: "), (r.stdout, r.stderr)
         return r.stderr
 
-    def create(self, src, dst, *flags):
+    def create(self, src, dst, *flags, **kw):
         """The port that it listens on."""
-        lines = self("create", src, dst, *flags).splitlines()
+        lines = self("create", src, dst, *flags, **kw).splitlines()
         return int(lines[0].split(" -> ")[0].rsplit(":")[-1]) if "unix:" not in lines[0].split(" -> ")[0] else 0
 
     def list(self):
@@ -208,6 +208,37 @@ def test_ending_and_starting_at_once(lab, services, fw):
         assert end.wait(30) == 0
         assert echoes(port, services.echo)
         fw("terminate", f"m{i}")
+
+
+def test_the_daemon_holds_nothing_of_its_starter(lab, services, fw):
+    with open(lab.path("lock-of-a-script"), "w") as f:
+        os.set_inheritable(f.fileno(), True)
+        fw.create("tcp:127.0.0.1:0", target(lab, services), close_fds=False)
+        assert not [x for x in open_files(fw.pid()) if "lock-of-a-script" in x]
+    stat = open(f"/proc/{fw.pid()}/stat").read().rsplit(") ")[-1].split()
+    assert int(stat[3]) == fw.pid()  # a session of its own
+    assert os.readlink(f"/proc/{fw.pid()}/cwd") == "/"
+    for fd, where in ((0, "/dev/null"), (1, fw.log), (2, fw.log)):
+        assert os.readlink(f"/proc/{fw.pid()}/fd/{fd}") == where
+
+
+@pytest.mark.parametrize("last_words", [b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", b""])
+def test_a_daemon_that_is_just_ending(lab, services, fw, last_words):
+    """It takes the connection, and says no, or nothing at all."""
+    os.makedirs(os.path.dirname(fw.socket), 0o700)
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(fw.socket)
+        old.listen()
+        p = subprocess.Popen(fw.argv("create", "tcp:127.0.0.1:0", target(lab, services)), env=fw.env,
+                             stdout=subprocess.PIPE, text=True)
+        c, _ = old.accept()
+        os.unlink(fw.socket)
+        with c:
+            c.recv(65536)
+            c.sendall(last_words)
+    out = p.communicate(timeout=30)[0]
+    fw.pids.add(fw.pid())
+    assert p.returncode == 0 and echoes(int(out.split(" -> ")[0].split(":")[1]), services.echo)
 
 
 def test_names(lab, services, fw):
