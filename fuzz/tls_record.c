@@ -221,7 +221,9 @@ static void judge(char *p, size_t n)
 static void put_wire(const char *p, size_t n)
 {
 	static char copy[FORGED];
-	if (feed_n + n > WIRE || feed_ended || feed_broken)
+	feed_ended |=
+	    feed_n + n > WIRE; /* or the peer's next record would have a number too high */
+	if (feed_ended)
 		return;
 	memcpy(feed + feed_n, p, n);
 	feed_n += n;
@@ -273,10 +275,12 @@ static void feed_data(size_t n, size_t padding)
 
 static void feed_bytes(uint8_t type)
 {
-	size_t n = bytes(plain);
+	size_t n = bytes(plain), last = n;
+	while (type == 0 && last > 0) /* the content's end is the type, and the rest padding */
+		type = (uint8_t)plain[--last];
 	/* Data has a pattern to keep. */
 	if (type != RECORD_DATA)
-		put_wire(record, forge(type, plain, n, 0, record));
+		put_wire(record, forge(last < n ? 0 : type, plain, n, 0, record));
 }
 
 static void feed_raw(void)
