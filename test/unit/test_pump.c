@@ -393,17 +393,17 @@ static void a_slow_reader_is_not_idle(void **state)
 	int a = fa[0], b = fb[0];
 	struct pump *p =
 	    pump_start(rx, fd_stream_new(rx, fa[1]), fd_stream_new(rx, fb[1]), finished, &ended);
-	ssize_t n = write(a, piece, 450000), got = 0;
+	ssize_t n = write(a, piece, 900000), got = 0;
 	assert_true(n > 0);
 	for (int i = 0; i < 10; i++)
 		turn_once(rx);
-	pump_idle_limit(p, 300);
+	pump_idle_limit(p, 400);
 	uint64_t start = reactor_now(rx);
-	while (reactor_now(rx) - start < 700 && got < n) {
-		ssize_t r = read(b, piece, 1000);
+	while (reactor_now(rx) - start < 1000 && got < n) {
+		ssize_t r = read(b, piece, (size_t)small); /* each makes room for more */
 		got += r > 0 ? r : 0;
 		turn_once(rx);
-		usleep(3000);
+		usleep(30000);
 	}
 	assert_int_equal(0, ended);
 	pump_abort(p, -ECANCELED);
