@@ -44,7 +44,7 @@ room_lib     := $(OUT)/rooms.a
 programs     := $(patsubst cmd/%/main.c,%,$(wildcard cmd/*/main.c))
 unit_tests   := $(patsubst %.c,%,$(notdir $(wildcard test/unit/test_*.c)))
 unit_shared  := $(call objects,$(filter-out test/unit/test_%.c,$(wildcard test/unit/*.c)))
-bench_tools  := load relay
+bench_tools  := load relay pump
 fuzz_targets := $(patsubst %.c,%,$(notdir $(wildcard fuzz/*.c)))
 
 .PHONY: all unit fuzz bench print-cflags FORCE

@@ -147,8 +147,7 @@ def nginx(port, _between, target):
 
 
 def ours_raw(port, _between, target):
-    return [Program("tsctl", [BIN + "/tsctl", "forward", "create", "--foreground", f"tcp:127.0.0.1:{port}",
-                              f"tcp:127.0.0.1:{target}"], OURS_ENV)], []
+    return [Program("pump", [TOOLS + "/pump", f"127.0.0.1:{port}", f"127.0.0.1:{target}"])], []
 
 
 def ours_plain(port, between, target):
@@ -306,7 +305,7 @@ PEERS = [
     Peer("haproxy", "plain", 1, haproxy(False), "mode tcp"),
     Peer("haproxy-splice", "plain", 1, haproxy(True), "mode tcp, option splice-*"),
     Peer("nginx", "plain", 1, nginx, "stream"),
-    Peer("ours-raw", "plain", 1, ours_raw, "tsctl alone, from here to here"),
+    Peer("ours-raw", "plain", 1, ours_raw, "its relay alone, as for a hijacked Docker connection"),
     Peer("ours-plain", "plain", 2, ours_plain, "tsctl and guest, plain carrier"),
     Peer("haproxy-tls", "tls", 2, haproxy_pair(), "pair"),
     Peer("haproxy-tls-64k", "tls", 2, haproxy_pair(HAPROXY_64K), "pair, 64 KB buffers"),
