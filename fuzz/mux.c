@@ -65,10 +65,11 @@ static struct reactor *rx;
 static struct model model[IDS];
 static struct task owner_task; /* of streams; drains them at the end */
 static bool draining, wild, settings_seen;
+static bool faulty; /* the peer may have broken the protocol */
 static struct mux *mux;
 static unsigned ended, opened;
 static uint32_t next_peer_id;
-static bool free_in_ended;
+static bool client, free_in_ended;
 
 static char pattern(uint32_t id, uint64_t at)
 {
@@ -292,6 +293,9 @@ static void feed_data(uint32_t id, uint8_t channel, size_t n)
 		return;
 	for (size_t i = 0; i < n; i++)
 		payload[i] = pattern(id, m->fed + i);
+	bool ours = (id & 1) == (client ? 1 : 0);
+	faulty |= m->fin_fed || (ours ? !m->out_opened : id >= next_peer_id) ||
+		  m->fed + n > WINDOW_INITIAL + m->windows_seen;
 	if (!m->fin_fed) {
 		m->fed += n;
 		m->run[m->nruns++] = (struct run){ m->fed, channel };
@@ -314,6 +318,7 @@ static void feed_any(void)
 		feed_data(f.stream, f.channel, n);
 		return;
 	}
+	faulty = true;
 	if (f.type == FRAME_DATA || f.type == FRAME_WINDOW)
 		wild = true; /* the model knows only those of its own */
 	f.length = (uint32_t)MIN(n, sizeof(text));
@@ -327,6 +332,7 @@ static void feed_window(uint32_t id, unsigned exponent)
 	char payload[4];
 	uint32_t add = 1u << (exponent & 31);
 	frame_put_u32(payload, add);
+	faulty = true; /* too much, or nobody's */
 	model[id].windows_fed += add;
 	feed_frame((struct frame){ .length = 4, .stream = id, .type = FRAME_WINDOW }, payload);
 }
@@ -368,6 +374,7 @@ static void on_ended(void *arg, int code, const char *why)
 {
 	(void)arg;
 	BUG_ON(ended++ || !why || !wire.closed || mux->count || mux->window_extra || mux->stashed);
+	BUG_ON(code == -EPROTO && !faulty);
 	if (code == -EPROTO && !wild && mux->fault && strstr(mux->fault, "beyond the window")) {
 		bool over = false;
 		for (int i = 0; i < IDS; i++)
@@ -635,6 +642,7 @@ static void step(enum op op)
 	case FEED_RAW:
 		n = byte();
 		wild |= n > 0;
+		faulty |= wild;
 		for (size_t i = 0; i < n; i++)
 			raw[i] = (char)byte();
 		feed(raw, n);
@@ -695,7 +703,9 @@ static void finish(void)
 	for (uint32_t id = 1; id < IDS; id++)
 		if (model[id].s)
 			stream_bind(model[id].s, &owner_task);
-	for (int i = 0; i < 8 || (wire.in.len > 0 && mux && !ended && i < 100000); i++)
+	for (int i = 0; wire.in.len > 0 && mux && !ended && i < 100000; i++)
+		turn();
+	for (int i = 0; i < 8; i++)
 		turn();
 	for (uint32_t id = 1; id < IDS; id++) {
 		struct model *m = &model[id];
@@ -735,10 +745,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		model[id].closed = model[id].unreadable = model[id].fin_fed = false;
 	}
 	unsigned how = byte();
-	bool client = how & 1;
+	client = how & 1;
 	free_in_ended = how & 2;
 	next_peer_id = client ? 2 : 1;
-	draining = wild = settings_seen = false;
+	draining = wild = faulty = settings_seen = false;
 	ended = opened = 0;
 	wire = (struct wire){ .s = { .ops = how & 16 ? &pipe_ops : &wire_ops, .rx = rx },
 			      .read_max = SIZE_MAX,
