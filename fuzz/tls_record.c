@@ -541,8 +541,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (end != 3)
 		drain();
 	sent_n = 0;
+	stream_close(&t->s, end == 1 ? -ECANCELED : 0); /* it may still have much to send */
 	write_room = SIZE_MAX;
-	stream_close(&t->s, end == 1 ? -ECANCELED : 0);
+	wake();
 	turn();
 	stream_linger_end();
 	turn();

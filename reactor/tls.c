@@ -11,9 +11,9 @@
 #include "reactor/tls_int.h"
 
 enum {
-	SMALL_ROOM = 1024,        /* close_notify, an alert, a key update */
-	BATCH = 15 * RECORD_ROOM, /* sealed before they are sent; fits a block of 256 KiB */
-	OUT_MAX = 256 * 1024,     /* a flight of handshake messages must fit, too */
+	SMALL_ROOM = 1024,            /* close_notify, an alert, a key update */
+	OUT_MAX = 256 * 1024,         /* a flight of handshake messages must fit, too */
+	BATCH = OUT_MAX - SMALL_ROOM, /* of data sealed before it is sent: 15 records and a bit */
 	IN_MIN = 16 * 1024,
 	IN_MAX = 256 * 1024,
 	CLOSE_MS = 5000,
@@ -217,6 +217,13 @@ static int fail_write(struct tls_stream *t)
 	return t->state == TLS_FAILED ? t->code : t->write_code;
 }
 
+/* For a record of what is left? With TLS 1.2 its overhead depends on the cipher. */
+static bool has_room(const struct tls_stream *t, size_t left)
+{
+	size_t want = t->ssl ? RECORD_MAX + 256 : MIN(left, RECORD_MAX) + RECORD_OVERHEAD;
+	return t->out.len + want <= BATCH;
+}
+
 /* Seals a record of at most left bytes: how many, or a fatal code. */
 static ssize_t seal_one(struct tls_stream *t, struct record_source *source, size_t left)
 {
@@ -252,7 +259,7 @@ static ssize_t tls_write(struct stream *s, const struct iovec *iov, int n)
 	while (total < offered && r == 0) {
 		size_t left = offered - total;
 		buf_room_for(&t->out, MIN(left + left / RECORD_MAX * 32 + SMALL_ROOM, BATCH));
-		while (total < offered && t->out.len + RECORD_ROOM <= BATCH) {
+		while (total < offered && has_room(t, offered - total)) {
 			ssize_t put = seal_one(t, &source, offered - total);
 			if (put < 0)
 				return put;
