@@ -133,7 +133,7 @@ static void close_in_order(struct mux *m)
 static void pace(struct mux *m)
 {
 	uint64_t ms = reactor_now(m->rx) - m->paced_ms;
-	if (m->offer.no_out || ms < 2 * PACE_MS)
+	if (ms < 2 * PACE_MS)
 		return;
 	size_t fast = (size_t)((m->out.sent - m->paced_sent) / ms * PACE_MS);
 	m->quantum = MIN(MAX(fast, (size_t)QUANTUM), (size_t)QUANTUM_MAX);

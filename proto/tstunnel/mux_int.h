@@ -15,8 +15,8 @@ enum {
 	WINDOW_MAX = 16 * 1024 * 1024,
 	WINDOW_EXTRA_MAX = 64 * 1024 * 1024, /* per carrier, granted beyond the initial windows */
 	STASH_MAX = 256 * 1024 * 1024,       /* per carrier: memory for what owners have not read */
-	QUANTUM = 64 * 1024,                 /* what a stream may queue before others get a turn */
-	QUANTUM_MAX = 240 * 1024,            /* on a fast carrier that splices: fits a pipe */
+	QUANTUM = 64 * 1024 - 128,           /* what a stream may queue before others get a turn */
+	QUANTUM_MAX = 240 * 1024,            /* on a fast carrier: fits a pipe, and a block */
 	SPLICE_LEAST = 32 * 1024,            /* less payload than this is copied */
 	OUT_MAX = 256 * 1024,                /* queued data, all streams together */
 	PROMPT_MAX = 256 * 1024,             /* queued control frames before we stop reading */

@@ -3,7 +3,10 @@
 
 #include "proto/tstunnel/mux_int.h"
 
-enum { BLOCK = 64 * 1024, IOVS = 64, COMMIT_BULK = 256 * 1024 };
+enum { BLOCK = 64 * 1024, BLOCK_MAX = 256 * 1024, IOVS = 64, COMMIT_BULK = 256 * 1024 };
+
+_Static_assert(sizeof(struct out_block) + FRAME_HEADER + QUANTUM <= BLOCK, "a turn fits a block");
+_Static_assert(sizeof(struct out_block) + FRAME_HEADER + QUANTUM_MAX <= BLOCK_MAX, "any turn does");
 
 static struct out_block *block_new(size_t data)
 {
@@ -48,9 +51,11 @@ struct iovec out_room(struct mux_out *o, struct out_queue *q, size_t want)
 	struct out_block *b = q->last;
 	size_t least = FRAME_HEADER + MIN(want, (size_t)BLOCK / 4);
 	if (!b || b->cap - b->len < least) {
-		/* Small blocks for small talk: an idle carrier's PING needs no 64 KiB. */
-		size_t size = MIN(FRAME_HEADER + want, BLOCK - sizeof(*b));
-		b = block_new(size <= 1024 ? 1024 - sizeof(*b) : BLOCK - sizeof(*b));
+		/* Small blocks for small talk: an idle carrier's PING needs no 64 KiB. And a turn
+		 * in one piece: it is one read, one frame, and whole records under TLS. */
+		size_t size = sizeof(*b) + FRAME_HEADER + want;
+		size = size <= 1024 ? 1024 : size <= BLOCK ? BLOCK : BLOCK_MAX;
+		b = block_new(size - sizeof(*b));
 		if (q == &o->bulk)
 			b->seq = ++o->seq;
 		queue_append(q, b);
