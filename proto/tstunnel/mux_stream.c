@@ -4,7 +4,7 @@
 #include "proto/tstunnel/mux_int.h"
 #include "reactor/err.h"
 
-enum { PROMPTLY_MS = 50 };
+enum { PROMPTLY_MS = 10 };
 
 /* Received bytes that their owner did not take within the turn, copied out of the carrier's block:
  * records of one channel each, packed in chunks. */
@@ -368,14 +368,15 @@ static void drop_segments(struct mux_stream *s, size_t n)
 /* Returns credit for what was consumed; a window that the owner empties within about two round
  * trips is too small for the path, so it doubles (docs/protocol.md). So it does within PROMPTLY_MS:
  * more credit costs fewer WINDOW frames, and a sender with many streams needs it to have some left
- * when a stream's turn comes. */
+ * when a stream's turn comes. An owner with bytes in the stash is the slow one: more would only lie
+ * there. */
 static void grant(struct mux_stream *s)
 {
 	struct mux *m = s->m;
 	uint32_t now = (uint32_t)reactor_now(m->rx);
 	uint32_t add = s->consumed;
 	uint64_t limit_ms = 2 * m->stats.rtt_us / 1000 + PROMPTLY_MS;
-	if (now - s->granted_ms <= limit_ms && s->window < WINDOW_MAX &&
+	if (now - s->granted_ms <= limit_ms && !s->stash_first && s->window < WINDOW_MAX &&
 	    m->window_extra + s->window <= WINDOW_EXTRA_MAX) {
 		m->window_extra += s->window;
 		add += s->window;
