@@ -82,8 +82,11 @@ def open_files(pid):
 
 
 def can_connect(host, port):
+    """Does somebody listen there? Who resets what he has accepted does."""
     try:
         socket.create_connection((host, port), 1).close()
+        return True
+    except ConnectionResetError:
         return True
     except OSError:
         return False
