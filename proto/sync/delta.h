@@ -1,0 +1,32 @@
+/*
+ * Deltas by rolling checksum (rsync's idea): a new file as copies of blocks of an old one, and bytes
+ * in between. Pure, memory bounded: the signature, its index, and two blocks.
+ */
+#ifndef SYNC_DELTA_H
+#define SYNC_DELTA_H
+
+#include "proto/sync/digest.h"
+
+struct delta_ops {
+	/* Bytes [at, at+n) of the old file; consecutive ones come as one. Codes end it. */
+	int (*copy)(void *arg, uint64_t at, uint64_t n);
+	/* New bytes, at most SYNC_BLOCK a call; live during it. */
+	int (*data)(void *arg, struct slice);
+	void *arg;
+};
+
+struct delta;
+/* The signature must outlive it. With n = 0 all is data. */
+struct delta *delta_new(const struct signature *old, const struct delta_ops *);
+/* The new file, piece by piece: 0, or the code of an op. */
+int delta_feed(struct delta *, struct slice);
+int delta_end(struct delta *); /* what is left; does not free */
+void delta_free(struct delta *);
+
+/* For the wire: 20 bytes a block behind an 8-byte size, in network order; buf_put's codes. */
+size_t signature_size(const struct signature *);
+void signature_put(const struct signature *, char *out);
+/* 0, or -EINVAL: its length does not fit the size it tells. To be released by signature_end. */
+int signature_get(struct signature *, struct slice);
+
+#endif
