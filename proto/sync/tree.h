@@ -71,14 +71,14 @@ struct node {
 /* The layout of struct node is tree.c's to improve (links by index, say); the fields used by others
  * are: parent, children and next (iteration), side, base, stamp, watch, flags, name. */
 enum {
-	NODE_DIRTY = 1,      /* a side changed since reconcile last looked */
-	NODE_BUSY = 2,       /* an operation on it is on its way: reconcile leaves it dirty */
-	NODE_CONFLICT = 4,   /* listed in the reconciler's conflicts */
-	NODE_PROBLEM = 8,    /* listed in the session's problems */
-	NODE_FORCE_A = 16,   /* resolved by a person: alpha is to win, here and below */
+	NODE_DIRTY = 1,    /* a side changed since reconcile last looked */
+	NODE_BUSY = 2,     /* an operation on it is on its way: reconcile leaves it dirty */
+	NODE_CONFLICT = 4, /* listed in the reconciler's conflicts */
+	NODE_PROBLEM = 8,  /* listed in the session's problems */
+	NODE_FORCE_A = 16, /* resolved by a person: alpha is to win, here and below */
 	NODE_FORCE_B = 32,
-	NODE_SEEN = 64,      /* scan.c's own, while a directory is read */
-	NODE_RACY = 128,     /* scan.c's own: looked at in the very tick it was changed in */
+	NODE_SEEN = 64,  /* scan.c's own, while a directory is read */
+	NODE_RACY = 128, /* scan.c's own: looked at in the very tick it was changed in */
 };
 
 /* entries_max bounds the nodes (at most SYNC_ENTRIES_MAX). The root node is there from the start.
@@ -87,7 +87,8 @@ struct tree *tree_new(size_t entries_max, void (*forget)(void *arg, struct node 
 void tree_free(struct tree *);
 struct node *tree_root(struct tree *);
 size_t tree_count(const struct tree *); /* nodes, without the root */
-/* Path relative to the root, "" is the root, no leading, doubled or trailing '/'. NULL: no such node. */
+/* Path relative to the root, "" is the root, no leading, doubled or trailing '/'. NULL: no such
+ * node. */
 struct node *tree_find(struct tree *, struct slice path);
 struct node *node_child(struct tree *, struct node *parent, struct slice name);
 /* The same, made if missing; NULL when there are entries_max already, or for a name that is empty,
@@ -100,8 +101,8 @@ ssize_t node_path(const struct node *, char *out, size_t outlen);
  * next one that is not below n. */
 struct node *node_next(const struct tree *, struct node *);
 struct node *node_skip(const struct tree *, struct node *);
-/* Sets a side; takes the reference v (NULL: absent). Marks the node dirty unless it is equal in all,
- * mtime too. */
+/* Sets a side; takes the reference v (NULL: absent). Marks the node dirty unless it is equal in
+ * all, mtime too. */
 void node_set(struct tree *, struct node *, enum sync_side, struct version *v);
 /* Sets the base; takes the reference. Marks nothing. */
 void node_set_base(struct tree *, struct node *, struct version *v);
