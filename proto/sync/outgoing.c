@@ -121,6 +121,7 @@ struct outgoing *outgoing_new(struct channel *ch, uint32_t id, struct root *root
 	struct outgoing *o = xcalloc(1, sizeof(*o));
 	list_init(&o->link);
 	o->id = id;
+	o->path = xstrdup(path);
 	o->fd = fd;
 	o->ch = ch;
 	o->v = version_ref(v);
@@ -229,5 +230,6 @@ void outgoing_free(struct outgoing *o)
 	signature_end(&o->sig);
 	version_unref(o->v);
 	close(o->fd);
+	free(o->path);
 	free(o);
 }

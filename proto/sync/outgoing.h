@@ -21,6 +21,7 @@ int file_read(struct root *, const char *path, const struct version *v, const st
 struct outgoing {
 	struct list link; /* the owner's */
 	uint32_t id;
+	char *path;
 	/* private */
 	int fd;
 	struct channel *ch;
