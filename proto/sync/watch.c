@@ -151,7 +151,7 @@ int watch_add(struct watch *w, struct node *node, int dir_fd)
 		return rc;
 	struct slot *s = find(w, k);
 	if (s && s->node == node)
-		return 0;
+		return 1;
 	watch_forget(w, node); /* another directory had that name */
 	if (s)
 		s->node->watch = 0;
