@@ -36,21 +36,21 @@ int apply_copy(struct root *, const char *from, const struct expect *source, con
 
 /* A file that comes in pieces, in order. */
 struct put;
-/* basis: copies may be taken from the file at path as it is now (a delta), or from a partial file of
- * an earlier try (see put_basis). want->size is how long it will be: more is -EFBIG. */
+/* basis: copies may be taken from the file at path as it is now (a delta), or from a partial file
+ * of an earlier try (see put_basis). want->size is how long it will be: more is -EFBIG. */
 struct put *put_new(struct root *, const char *path, const struct version *want, int *err);
 int put_data(struct put *, struct slice);
-int put_hole(struct put *, uint64_t n);               /* zeros that take no room */
-int put_copy(struct put *, uint64_t at, uint64_t n);  /* from the basis */
-/* All is there: checks the length, sets mode and mtime, puts it in place. Frees the put. want->hashed
- * is not checked against the content: who sent it vouches for it. */
+int put_hole(struct put *, uint64_t n);              /* zeros that take no room */
+int put_copy(struct put *, uint64_t at, uint64_t n); /* from the basis */
+/* All is there: checks the length, sets mode and mtime, puts it in place. Frees the put.
+ * want->hashed is not checked against the content: who sent it vouches for it. */
 int put_end(struct put *, const struct expect *, struct stamp *);
 /* Frees it; what has come of a file of 1 MiB or more is kept for another try. NULL is ignored. */
 void put_abort(struct put *);
-/* The file that put_copy would take from for this path and want: a partial one of an earlier try, if
- * it is longer than half of the file at path, else the file itself. The fd, or -ENOENT. The signature
- * of it (digest_file) is what the sender makes its delta from; the put must be made with the same
- * fd (which it takes). */
+/* The file that put_copy would take from for this path and want: a partial one of an earlier try,
+ * if it is longer than half of the file at path, else the file itself. The fd, or -ENOENT. The
+ * signature of it (digest_file) is what the sender makes its delta from; the put must be made with
+ * the same fd (which it takes). */
 int put_basis(struct root *, const char *path, const struct version *want);
 struct put *put_new_from(struct root *, const char *path, const struct version *want, int basis_fd,
 			 int *err);

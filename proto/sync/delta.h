@@ -1,6 +1,6 @@
 /*
- * Deltas by rolling checksum (rsync's idea): a new file as copies of blocks of an old one, and bytes
- * in between. Pure, memory bounded: the signature, its index, and two blocks.
+ * Deltas by rolling checksum (rsync's idea): a new file as copies of blocks of an old one, and
+ * bytes in between. Pure, memory bounded: the signature, its index, and two blocks.
  */
 #ifndef SYNC_DELTA_H
 #define SYNC_DELTA_H

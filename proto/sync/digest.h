@@ -33,8 +33,8 @@ struct digest {
 	uint32_t weak_a, weak_b;
 	uint8_t first[32];
 };
-/* sig NULL: only the digest; else it is filled (16 MiB of it at most: files up to 50 GiB; larger ones
- * get none, sig->n = 0). */
+/* sig NULL: only the digest; else it is filled (16 MiB of it at most: files up to 50 GiB; larger
+ * ones get none, sig->n = 0). */
 void digest_init(struct digest *, struct signature *sig);
 void digest_add(struct digest *, struct slice);
 void digest_end(struct digest *, uint8_t out[32]);

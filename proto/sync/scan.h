@@ -1,7 +1,7 @@
 /*
- * Looks at the files under a root and sets a side of the tree to what is there. In steps: what is to
- * be looked at is queued, a step does as much as its time allows. A file whose stamp, size, mtime and
- * mode are the known ones is not read.
+ * Looks at the files under a root and sets a side of the tree to what is there. In steps: what is
+ * to be looked at is queued, a step does as much as its time allows. A file whose stamp, size,
+ * mtime and mode are the known ones is not read.
  */
 #ifndef SYNC_SCAN_H
 #define SYNC_SCAN_H
@@ -14,14 +14,14 @@ struct scan;
 
 struct scan_options {
 	struct root *root;
-	struct tree *tree;          /* side[SYNC_ALPHA] is set, with the stamps */
+	struct tree *tree; /* side[SYNC_ALPHA] is set, with the stamps */
 	const struct ignore *ignore;
 	/* Paths (relative) that are left out with all below them, beside the patterns. */
 	char *const *masks;
 	size_t nmasks;
-	const char *only;           /* the one name at the top that counts, or NULL: all */
-	struct watch *watch;        /* each directory is added before it is read; may be NULL */
-	bool hash;                  /* new and changed files are hashed, else left unhashed */
+	const char *only;    /* the one name at the top that counts, or NULL: all */
+	struct watch *watch; /* each directory is added before it is read; may be NULL */
+	bool hash;           /* new and changed files are hashed, else left unhashed */
 	/* What could not be looked at (why: a sentence), or can be again (why NULL). */
 	void (*problem)(void *arg, struct node *, const char *why);
 	/* A node's side has changed (after node_set). */
@@ -31,7 +31,8 @@ struct scan_options {
 
 struct scan *scan_new(const struct scan_options *);
 void scan_free(struct scan *);
-/* Queues: everything below dir (NULL: the root), by stat; subdirectories that are known included. */
+/* Queues: everything below dir (NULL: the root), by stat; subdirectories that are known included.
+ */
 void scan_below(struct scan *, struct node *dir);
 /* Queues one name in a directory (a watch event). */
 void scan_name(struct scan *, struct node *dir, struct slice name, bool written);
