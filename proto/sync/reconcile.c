@@ -244,14 +244,15 @@ static const char *conflict_reason(const struct reconciler *r, const struct node
 /* -- actions -- */
 
 static void emit(struct pass *p, struct node *n, enum sync_side side, enum act act,
-		 struct version *want)
+		 struct version *want, struct version *expect)
 {
 	struct actions *out = p->out;
 	if (out->n == out->cap) {
 		out->cap = out->cap ? out->cap * 2 : 64;
 		out->v = xrealloc(out->v, out->cap * sizeof(struct action));
 	}
-	out->v[out->n++] = (struct action){ n, version_ref(want), (uint8_t)side, (uint8_t)act };
+	out->v[out->n++] = (struct action){ n, version_ref(want), version_ref(expect),
+					    (uint8_t)side, (uint8_t)act };
 	n->flags &= ~(uint32_t)(N_MAKING_A | N_MAKING_B);
 	if (act == ACT_MKDIR)
 		n->flags |= side == SYNC_ALPHA ? N_MAKING_A : N_MAKING_B;
@@ -260,7 +261,7 @@ static void emit(struct pass *p, struct node *n, enum sync_side side, enum act a
 void actions_end(struct actions *a)
 {
 	for (size_t i = 0; i < a->n; i++)
-		version_unref(a->v[i].want);
+		version_unref(a->v[i].want), version_unref(a->v[i].expect);
 	free(a->v);
 	*a = (struct actions){ 0 };
 }
@@ -343,9 +344,9 @@ static void merge(struct pass *p, struct node *n)
 	else
 		want = with_meta(a, m, mtime);
 	if (!equal_in_all(a, want) && want != a)
-		emit(p, n, SYNC_ALPHA, ACT_META, want);
+		emit(p, n, SYNC_ALPHA, ACT_META, want, a);
 	if (!equal_in_all(b, want) && want != b)
-		emit(p, n, SYNC_BETA, ACT_META, want);
+		emit(p, n, SYNC_BETA, ACT_META, want, b);
 	version_unref(want);
 }
 
@@ -354,18 +355,18 @@ static void transfer(struct pass *p, struct node *n, enum sync_side to, bool the
 {
 	struct version *v = n->side[other(to)], *old = there ? n->side[to] : NULL, *want = NULL;
 	if (!v) {
-		emit(p, n, to, ACT_REMOVE, NULL);
+		emit(p, n, to, ACT_REMOVE, NULL, old);
 		return;
 	}
 	if (v->kind == SYNC_LINK) {
-		emit(p, n, to, ACT_LINK, v);
+		emit(p, n, to, ACT_LINK, v, old);
 	} else if (v->kind == SYNC_DIR) {
 		if (old)
-			emit(p, n, to, ACT_REMOVE, NULL);
+			emit(p, n, to, ACT_REMOVE, NULL, old);
 		/* One that its owner cannot write to gets its mode once it is filled: then it is a
 		 * directory on both sides whose mode differs from the base's. */
 		want = (v->mode & 0700) == 0700 ? version_ref(v) : version_dir(v->mode | 0700);
-		emit(p, n, to, ACT_MKDIR, want);
+		emit(p, n, to, ACT_MKDIR, want, NULL);
 	} else {
 		/* The other side's chmod is kept. */
 		unsigned mode = v->mode;
@@ -373,9 +374,9 @@ static void transfer(struct pass *p, struct node *n, enum sync_side to, bool the
 		    two_way(mode_of(p->r, n)) && v->mode == n->base->mode)
 			mode = old->mode;
 		want = mode == v->mode ? version_ref(v) : with_meta(v, mode, v->mtime_ns);
-		emit(p, n, to, ACT_PUT, want);
+		emit(p, n, to, ACT_PUT, want, old);
 		if (mode != v->mode)
-			emit(p, n, other(to), ACT_META, want);
+			emit(p, n, other(to), ACT_META, want, v);
 	}
 	version_unref(want);
 }
@@ -471,7 +472,7 @@ static void emit_classified(struct pass *p, struct node *top, enum sync_side sid
 	}
 	for (n = deepest(top);; n = next_up(n)) {
 		if ((n->flags & (N_REMOVE | N_HELD)) == N_REMOVE)
-			emit(p, n, side, ACT_REMOVE, NULL);
+			emit(p, n, side, ACT_REMOVE, NULL, n->side[side]);
 		if (n == top)
 			break;
 	}

@@ -32,7 +32,10 @@ enum act {
 struct action {
 	struct node *node;
 	struct version *want; /* a reference; NULL for REMOVE */
-	uint8_t side;         /* where it is to be done */
+	/* A reference: what was there when this was decided (NULL: nothing). It must be so still,
+	 * even if a scan has seen something else since. */
+	struct version *expect;
+	uint8_t side; /* where it is to be done */
 	uint8_t act;
 };
 
@@ -71,11 +74,12 @@ struct reconciler {
  *
  * What the caller does with actions: each node of them is NODE_BUSY until its last one has been
  * answered; those of a side are done in order, also across calls (so that things are created in a
- * directory whose MKDIR is on its way). One that succeeded: node_set(side, want) and
- * node_set_base(want). Whatever came of it, the node is marked dirty then, or, if it is not to be
- * tried again at once, NODE_PROBLEM (and marked dirty later). A node that is NODE_BUSY stays dirty,
- * and so does what hangs on it. One that is NODE_PROBLEM and not dirty is left as it is, and its
- * parents are not removed. */
+ * directory whose MKDIR is on its way). One that succeeded: node_set(side, want) and,
+ * unless it is META (reconcile sets the base when both sides have it), node_set_base(want).
+ * Whatever came of it, the node is marked dirty then, or, if it is not to be tried again at once,
+ * NODE_PROBLEM (and marked dirty later). A node that is NODE_BUSY stays dirty, and so does what
+ * hangs on it. One that is NODE_PROBLEM and not dirty is left as it is, and its parents are not
+ * removed. */
 void reconcile(struct reconciler *, struct actions *);
 void reconciler_end(struct reconciler *);
 
