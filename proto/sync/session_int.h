@@ -27,12 +27,10 @@ enum {
 };
 
 /* The session's own flags of a node. */
-enum {
-	NODE_OP = 1 << 24, /* counts the operations (and holds) that keep it busy */
-	NODE_OPS = 15 << 24,
-	NODE_REMOVING = 1 << 28, /* a REMOVE is on its way to beta */
-	NODE_HELD = 1 << 29,     /* gone, but let us wait a moment */
-};
+static const uint32_t NODE_OP = 1u << 27, /* counts the operations (and holds) it is busy with */
+    NODE_OPS = 7u << 27,                  /* all of the count */
+    NODE_REMOVING = 1u << 30,             /* a REMOVE is on its way to beta */
+    NODE_HELD = 1u << 31;                 /* gone, but let us wait a moment */
 
 enum op_state {
 	OP_WAITING = 1, /* for its turn: a large file */
