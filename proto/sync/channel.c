@@ -199,8 +199,7 @@ static ssize_t fill(struct channel *c)
 int channel_next(struct channel *c, struct msg_in *in)
 {
 	for (;;) {
-		struct slice got =
-		    slice_of(c->buf ? c->buf + c->start : NULL, c->end - c->start);
+		struct slice got = slice_of(c->buf ? c->buf + c->start : NULL, c->end - c->start);
 		ssize_t n = wire_length(got);
 		if (n < 0)
 			return (int)n;

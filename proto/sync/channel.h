@@ -21,8 +21,8 @@ bool channel_room(const struct channel *);
 /* Sends, data included. Never refuses. */
 void channel_send(struct channel *, const struct msg *);
 /* A message whose data is put in place: room for up to max bytes of it, which lives until
- * channel_put_done (n bytes are there) or channel_put_drop (nothing is sent after all). No other call
- * in between. The message's other fields may still change, but for their lengths. */
+ * channel_put_done (n bytes are there) or channel_put_drop (nothing is sent after all). No other
+ * call in between. The message's other fields may still change, but for their lengths. */
 char *channel_put(struct channel *, const struct msg *, size_t max);
 void channel_put_done(struct channel *, struct msg *, size_t n);
 void channel_put_drop(struct channel *);

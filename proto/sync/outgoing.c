@@ -162,7 +162,8 @@ static int finish(struct outgoing *o)
 	return 1;
 }
 
-/* At the end of a stretch of data: the hole behind it, if there is one, then where data ends next. */
+/* At the end of a stretch of data: the hole behind it, if there is one, then where data ends next.
+ */
 static int skip_hole(struct outgoing *o)
 {
 	off_t size = (off_t)o->v->size, at = (off_t)o->at;

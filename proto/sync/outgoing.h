@@ -13,8 +13,8 @@
 /* Is what an open file shows the version (size, mode, mtime) and the stamp? */
 bool file_is(const struct stat *, const struct version *, const struct stamp *);
 
-/* Reads all of a small file (v->size <= WIRE_INLINE) to out, which has room for one byte more: 0 and
- * its digest; -ESTALE: it is another; -errno. */
+/* Reads all of a small file (v->size <= WIRE_INLINE) to out, which has room for one byte more: 0
+ * and its digest; -ESTALE: it is another; -errno. */
 int file_read(struct root *, const char *path, const struct version *v, const struct stamp *,
 	      char *out, uint8_t digest[SYNC_DIGEST]);
 
@@ -35,8 +35,8 @@ struct outgoing {
 	struct delta *delta;
 };
 
-/* Opens it. sig (taken, NULL or n = 0: none) is of what the peer has. NULL with *err: -ESTALE, -errno;
- * nothing was sent then. */
+/* Opens it. sig (taken, NULL or n = 0: none) is of what the peer has. NULL with *err: -ESTALE,
+ * -errno; nothing was sent then. */
 struct outgoing *outgoing_new(struct channel *, uint32_t id, struct root *, const char *path,
 			      struct version *v, const struct stamp *, struct signature *sig,
 			      int *err);

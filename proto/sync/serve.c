@@ -111,8 +111,8 @@ static void answer_settled(struct serve *s)
 		task_wake(s->rx, &s->task); /* messages waited for this */
 	for (size_t i = 0; i < s->nsettles; i++) {
 		if (s->settles[i].fence)
-			channel_send(s->ch, &(struct msg){ .type = MSG_FENCED,
-							   .id = s->settles[i].id });
+			channel_send(s->ch,
+				     &(struct msg){ .type = MSG_FENCED, .id = s->settles[i].id });
 		else
 			serve_done(s, s->settles[i].id, 0);
 	}
@@ -239,8 +239,7 @@ static bool messages(struct serve *s)
 
 static bool disk(struct serve *s)
 {
-	bool more = s->nsettles ? scan_step(s->side.scan, TURN_MS)
-				: side_turn(&s->side, TURN_MS);
+	bool more = s->nsettles ? scan_step(s->side.scan, TURN_MS) : side_turn(&s->side, TURN_MS);
 	if (!s->scanned && side_idle(&s->side))
 		first_scan_over(s);
 	if (s->scanned && tell(s) && !s->halted) {

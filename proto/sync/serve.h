@@ -1,8 +1,8 @@
 /*
- * The far end of a sync: scans and watches its root, tells the brain what is there and what changes,
- * and does what it is asked to, in that order, if what is there is what the brain believes. It knows
- * nothing of the other side. Whatever the brain says: nothing outside the root is touched, and
- * memory stays bounded.
+ * The far end of a sync: scans and watches its root, tells the brain what is there and what
+ * changes, and does what it is asked to, in that order, if what is there is what the brain
+ * believes. It knows nothing of the other side. Whatever the brain says: nothing outside the root
+ * is touched, and memory stays bounded.
  */
 #ifndef SYNC_SERVE_H
 #define SYNC_SERVE_H

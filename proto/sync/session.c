@@ -43,7 +43,8 @@ void session_halt(struct session *s, bool restart, const char *fmt, ...)
 
 /* --- what alpha's scan tells --- */
 
-/* It is gone, and was there: perhaps all is about to go, root and all, so look again in a moment. */
+/* It is gone, and was there: perhaps all is about to go, root and all, so look again in a moment.
+ */
 static void hold(struct session *s, struct node *n)
 {
 	if (!s->started || n->flags & NODE_HELD || !n->base)
@@ -132,13 +133,12 @@ static void call_far_end(struct session *s)
 	for (size_t i = 0; i < s->config.nmasks; i++)
 		channel_send(s->ch, &(struct msg){ .type = MSG_MASK,
 						   .path = slice_str(s->config.masks[i]) });
-	channel_send(s->ch,
-		     &(struct msg){ .type = MSG_OPEN,
-				    .id = WIRE_VERSION,
-				    .flags = (s->config.far_make ? OPEN_MAKE : 0) |
-					     (s->config.far_in_place ? OPEN_IN_PLACE : 0) |
-					     (s->config.far_fanotify ? OPEN_FANOTIFY : 0),
-				    .text = slice_str(s->config.only) });
+	channel_send(s->ch, &(struct msg){ .type = MSG_OPEN,
+					   .id = WIRE_VERSION,
+					   .flags = (s->config.far_make ? OPEN_MAKE : 0) |
+						    (s->config.far_in_place ? OPEN_IN_PLACE : 0) |
+						    (s->config.far_fanotify ? OPEN_FANOTIFY : 0),
+					   .text = slice_str(s->config.only) });
 }
 
 int session_begin(struct session *s)

@@ -46,8 +46,8 @@ static void send_small(struct session *s, struct op *op, const char *path)
 			 .expect = op->expect };
 	want->hashed = 1; /* it will be, so the message is as long */
 	char *to = channel_put(s->ch, &m, (size_t)want->size + 1);
-	int r = file_read(s->side.root, path, op->node->side[SYNC_ALPHA], &op->node->stamp, to,
-			  digest);
+	int r =
+	    file_read(s->side.root, path, op->node->side[SYNC_ALPHA], &op->node->stamp, to, digest);
 	if (r == 0 && was_hashed && memcmp(digest, want->digest, SYNC_DIGEST) != 0)
 		r = -ESTALE;
 	if (r < 0) {
@@ -87,8 +87,7 @@ static void begin_pieces(struct session *s, struct op *op, struct signature *sig
 		signature_end(sig);
 	}
 	if (!op->out) {
-		channel_send(s->ch,
-			     &(struct msg){ .type = MSG_ABORT, .id = op->id, .status = r });
+		channel_send(s->ch, &(struct msg){ .type = MSG_ABORT, .id = op->id, .status = r });
 		give_up(s, op, path, r);
 		return;
 	}
@@ -111,10 +110,9 @@ static void begin_waiting(struct session *s, struct op *op)
 		return;
 	}
 	node_path(op->node, path, sizeof(path));
-	channel_send(s->ch, &(struct msg){ .type = MSG_SIGN,
-					   .id = op->id,
-					   .path = slice_str(path),
-					   .want = op->want });
+	channel_send(
+	    s->ch, &(struct msg){
+		       .type = MSG_SIGN, .id = op->id, .path = slice_str(path), .want = op->want });
 }
 
 int file_signature(struct session *s, struct op *op, const struct msg *m)

@@ -29,7 +29,6 @@ enum {
 /* The session's own flags of a node. */
 static const uint32_t NODE_OP = 1u << 27, /* counts the operations (and holds) it is busy with */
     NODE_OPS = 7u << 27,                  /* all of the count */
-    NODE_REMOVING = 1u << 30,             /* a REMOVE is on its way to beta */
     NODE_HELD = 1u << 31;                 /* gone, but let us wait a moment */
 
 enum op_state {
@@ -48,11 +47,10 @@ struct op {
 	uint64_t serial;
 	uint32_t id;
 	uint8_t side, act, state;
-	bool agree; /* once done, both have it (or had): it is the base */
-	bool copy;  /* tried by COPY_FROM; content if that fails */
+	bool copy; /* tried by COPY_FROM; content if that fails */
 	struct node *node;
 	struct version *want;
-	struct version *expect; /* alpha: what is there; HASH: what is to be hashed */
+	struct version *expect; /* what is there; HASH: what is to be hashed */
 	struct stamp stamp;     /* of expect, then of what was made */
 	struct outgoing *out;
 	struct put *put;

@@ -97,7 +97,7 @@ void ops_end(struct session *s)
 	while (!list_empty(&s->ops))
 		op_free(s, container_of(s->ops.next, struct op, all));
 	for (size_t i = 0; i < s->todo_at; i++)
-		s->todo.v[i].want = NULL;
+		s->todo.v[i].want = s->todo.v[i].expect = NULL;
 	actions_end(&s->todo);
 }
 
@@ -109,7 +109,7 @@ static void settle(struct session *s, struct op *op)
 	node_set(s->side.tree, n, (enum sync_side)op->side, version_ref(op->want));
 	if (op->side == SYNC_ALPHA)
 		n->stamp = op->want ? op->stamp : (struct stamp){ 0 };
-	if (op->agree)
+	if (op->act != ACT_META) /* then reconcile will see when both have it */
 		node_set_base(s->side.tree, n, version_ref(op->want));
 	store_note(s->store, n);
 	s->noted = true;
@@ -132,8 +132,6 @@ void op_done(struct session *s, struct op *op, int status, const char *why)
 {
 	struct node *n = op->node;
 	uint64_t size = op->act == ACT_PUT ? op->want->size : 0;
-	if (op->act == ACT_REMOVE && op->side == SYNC_BETA)
-		n->flags &= ~(uint32_t)NODE_REMOVING;
 	if (op->act <= ACT_REMOVE) {
 		s->todo_left.files--;
 		s->todo_left.bytes -= size;
@@ -167,21 +165,11 @@ void ops_added(struct session *s, size_t from)
 	s->news |= s->todo.n > from;
 }
 
-/* Both sides had it when it was begun: then, once it is done, that is what they last agreed on. */
-static bool agrees(const struct action *a)
-{
-	const struct version *source = a->node->side[a->side == SYNC_ALPHA ? SYNC_BETA : SYNC_ALPHA];
-	int same = version_same(source, a->want);
-	return same == 1 || (same == -1 && a->act == ACT_PUT && source->size == a->want->size &&
-			     source->mtime_ns == a->want->mtime_ns);
-}
-
 static void begin_alpha(struct session *s, struct op *op, const char *path)
 {
 	struct node *n = op->node;
-	struct expect e = { n->side[SYNC_ALPHA], n->stamp };
+	struct expect e = { op->expect, n->stamp };
 	int r;
-	op->expect = version_ref(n->side[SYNC_ALPHA]);
 	op->stamp = n->stamp;
 	switch (op->act) {
 	case ACT_PUT:
@@ -209,14 +197,10 @@ static void begin_beta(struct session *s, struct op *op, const char *path)
 					      [ACT_LINK] = MSG_LINK,
 					      [ACT_META] = MSG_META,
 					      [ACT_REMOVE] = MSG_REMOVE };
-	struct node *n = op->node;
-	op->expect = n->flags & NODE_REMOVING ? NULL : version_ref(n->side[SYNC_BETA]);
 	if (op->act == ACT_PUT) {
 		file_send(s, op, path);
 		return;
 	}
-	if (op->act == ACT_REMOVE)
-		n->flags |= NODE_REMOVING;
 	channel_send(s->ch, &(struct msg){ .type = type[op->act],
 					   .id = op->id,
 					   .path = slice_str(path),
@@ -224,16 +208,13 @@ static void begin_beta(struct session *s, struct op *op, const char *path)
 					   .expect = op->expect });
 }
 
-/* Is what the action was to replace or remove still what it was? */
-static bool still_fits(const struct action *a)
+/* Alpha has something else by now than when that was decided. */
+static bool is_late(const struct op *op)
 {
-	const struct node *n = a->node;
-	const struct version *there = n->side[a->side];
-	if (a->side == SYNC_BETA && n->flags & NODE_REMOVING)
-		there = NULL;
-	if (a->act == ACT_REMOVE || a->act == ACT_META)
-		return there != NULL;
-	return !there || there->kind != SYNC_DIR;
+	const struct version *a = op->node->side[SYNC_ALPHA], *e = op->expect;
+	if (op->side == SYNC_BETA || a == e)
+		return false; /* the far end looks itself */
+	return !a || !e || a->mtime_ns != e->mtime_ns || version_equal(a, e) == 0;
 }
 
 static void begin(struct session *s, struct action *a)
@@ -243,13 +224,13 @@ static void begin(struct session *s, struct action *a)
 	    op_new(s, a->node, a->side, a->act, s->next_serial - (s->todo.n - s->todo_at));
 	s->todo_at++;
 	op->want = a->want;
-	op->agree = agrees(a);
-	a->want = NULL;
+	op->expect = a->expect;
+	a->want = a->expect = NULL;
 	if (node_path(op->node, path, sizeof(path)) <= 0) {
 		op_done(s, op, -ENAMETOOLONG, NULL);
 		return;
 	}
-	if (!still_fits(a))
+	if (is_late(op))
 		op_done(s, op, -ESTALE, NULL);
 	else if (op->side == SYNC_ALPHA)
 		begin_alpha(s, op, path);

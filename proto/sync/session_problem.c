@@ -77,8 +77,8 @@ void problem_clear(struct session *s, struct node *n, enum problem_kind kind, en
 /* It has come right by itself. */
 static bool is_settled(const struct node *n)
 {
-	return !(n->flags & (NODE_DIRTY | NODE_BUSY)) && n->side[SYNC_ALPHA] == n->side[SYNC_BETA] &&
-	       n->side[SYNC_ALPHA] == n->base;
+	return !(n->flags & (NODE_DIRTY | NODE_BUSY)) &&
+	       n->side[SYNC_ALPHA] == n->side[SYNC_BETA] && n->side[SYNC_ALPHA] == n->base;
 }
 
 uint64_t problems_retry(struct session *s, bool all)

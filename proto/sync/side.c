@@ -133,11 +133,9 @@ int side_open(struct side *s, struct reactor *rx, struct task *owner, const stru
 	      char *why, size_t whylen)
 {
 	int err;
-	*s = (struct side){ .rx = rx,
-			    .owner = owner,
-			    .events.fd = -1,
-			    .forget = o->forget,
-			    .arg = o->arg };
+	*s = (struct side){
+		.rx = rx, .owner = owner, .events.fd = -1, .forget = o->forget, .arg = o->arg
+	};
 	list_init(&s->held);
 	timer_init(&s->timer, on_timer);
 	s->ignore = ignore_new(o->ignore, why, whylen);

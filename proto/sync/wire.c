@@ -81,7 +81,7 @@ size_t wire_size(const struct msg *m)
 {
 	size_t n = WIRE_HEAD + 1;
 	for (const char *f = layouts[m->type].fields; *f; f++) {
-		switch ((enum field)*f) {
+		switch ((enum field) * f) {
 		case F_ID:
 		case F_FLAGS:
 		case F_STATUS:
@@ -158,7 +158,7 @@ char *wire_put(const struct msg *m, char *out)
 	char *p = put_uint(out, size - WIRE_HEAD, WIRE_HEAD);
 	p = put_uint(p, m->type, 1);
 	for (const char *f = layouts[m->type].fields; *f; f++) {
-		switch ((enum field)*f) {
+		switch ((enum field) * f) {
 		case F_ID:
 			p = put_uint(p, m->id, 4);
 			break;
