@@ -540,7 +540,11 @@ static void list_some(struct scan *s)
 	if (l->at == l->len && !l->stop) {
 		ssize_t n =
 		    s->o.only && !l->node->parent ? 0 : getdents64(l->fd, s->dents, DENTS_SIZE);
-		if (n < 0) {
+		if (n < 0 && errno == ENOENT) { /* it was removed */
+			l->stop = true;
+			if (l->node->parent)
+				queue_look(s, l->node, false);
+		} else if (n < 0) {
 			l->failed = true;
 			tell(s, l->node, "cannot be listed", -errno);
 		}

@@ -39,7 +39,7 @@ void shell(const char *dir, const char *command)
 
 char *files_new(const char *name)
 {
-	char *dir = xasprintf("/tmp/%s.XXXXXX", name);
+	char *dir = xasprintf("%s%s.XXXXXX", *name == '/' ? "" : "/tmp/", name);
 	BUG_ON(!mkdtemp(dir));
 	return dir;
 }

@@ -6,7 +6,7 @@
 
 #include <stddef.h>
 
-/* A new directory; to be passed to files_free. */
+/* A new directory, under /tmp unless the name begins with '/'; to be passed to files_free. */
 char *files_new(const char *name);
 void files_free(char *dir);
 /* DIR/PATH; the same few buffers again and again. */
