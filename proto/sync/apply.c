@@ -116,44 +116,34 @@ static bool is_at(int fd, int dir, const char *name)
 
 /* Something else than expected came out of the exchange: it is now at dir, name, and ours at the
  * place. It goes back. If what comes out then is not what we put there, it is newer still and goes
- * back in turn. True if ours came back to dir, name; else what is there, if anything, is trash.
- * Inodes are held open while they are compared, so that no number is used again. */
-static bool swap_back(struct root *r, int dir, const char *name, struct place *p, int ours)
+ * back in turn. What is left in the end stays in the trash, even if it is ours: it has been seen,
+ * and someone may have written to it. Inodes are held open while they are compared, so that no
+ * number is used again. */
+static void swap_back(struct root *r, int dir, const char *name, struct place *p, int ours)
 {
 	int put = fcntl(ours, F_DUPFD_CLOEXEC, 0);
-	bool first = true;
 	for (int i = 0; i < SWAPS_MAX && put >= 0; i++) {
-		int in = path_open(dir, name);
+		int in = path_open(dir, name), err = 0;
 		if (in < 0)
 			break;
-		if (renameat2(dir, name, p->dir, p->name, RENAME_EXCHANGE) == -1) {
-			int err = errno;
-			close(in);
-			if (err != ENOENT)
-				break;
+		if (renameat2(dir, name, p->dir, p->name, RENAME_EXCHANGE) == -1)
+			err = errno;
+		if (err == ENOENT) {
 			/* What we put there was removed, so it is free, or taken anew. */
-			if (move_new(dir, name, p->dir, p->name) == 0) {
-				close(put);
-				return false;
-			}
+			close(in);
+			if (move_new(dir, name, p->dir, p->name) == 0)
+				break;
 			continue;
 		}
-		if (is_at(put, dir, name)) {
-			close(in);
-			if (first) {
-				close(put);
-				return true;
-			}
-			break;
-		}
+		bool done = err != 0 || is_at(put, dir, name);
 		close(put);
 		put = in;
-		first = false;
+		if (done)
+			break;
 	}
 	if (put >= 0)
 		close(put);
 	trash_keep(r, dir, name);
-	return false;
 }
 
 /* The place's file is linked into the trash, and ours (dir, name) renamed over it. */
@@ -186,13 +176,13 @@ static int swap_by_link(struct root *r, int dir, const char *name, struct place 
 	return err == -EEXIST ? -ESTALE : err;
 }
 
-/* *back: ours is at dir, name, not what was at the place. */
+/* *ours_left: nobody has seen ours, it is at dir, name. */
 static int swap_named(struct root *r, int dir, const char *name, struct place *p, const char *path,
-		      const struct expect *e, int ours, bool *back)
+		      const struct expect *e, int ours, bool *ours_left)
 {
 	struct statx sx;
 	int err = 0;
-	*back = true;
+	*ours_left = true;
 	if (!r->no_exchange) {
 		do {
 			err = 0;
@@ -205,12 +195,12 @@ static int swap_named(struct root *r, int dir, const char *name, struct place *p
 		return swap_by_link(r, dir, name, p, path, e);
 	if (err < 0)
 		return err == -ENOENT ? -ESTALE : err;
-	*back = false;
+	*ours_left = false;
 	if (look_stat(dir, name, &sx) == 0 && expect_same(e, dir, name, &sx, true)) {
 		trash_added(&r->trash, disk_bytes(&sx));
 		return 0;
 	}
-	*back = swap_back(r, dir, name, p, ours);
+	swap_back(r, dir, name, p, ours);
 	return -ESTALE;
 }
 
@@ -218,7 +208,7 @@ int thing_swap(struct root *r, const struct thing *t, struct place *p, const cha
 	       const struct expect *e)
 {
 	char name[TRASH_NAME];
-	bool back;
+	bool left;
 	int dir = trash_name(&r->trash, path, name), err;
 	if (dir < 0)
 		return dir;
@@ -229,10 +219,10 @@ int thing_swap(struct root *r, const struct thing *t, struct place *p, const cha
 		err = file_name(t->fd, dir, name);
 	if (err < 0)
 		return err;
-	err = swap_named(r, dir, name, p, path, e, t->fd, &back);
-	if (err < 0 && back && t->name)
+	err = swap_named(r, dir, name, p, path, e, t->fd, &left);
+	if (err < 0 && left && t->name)
 		renameat(dir, name, r->stage, t->name);
-	else if (err < 0 && back)
+	else if (err < 0 && left)
 		unlinkat(dir, name, 0);
 	return err;
 }

@@ -73,7 +73,7 @@ struct thing {
 /* Where nothing is. 0, -ESTALE, -errno. */
 int thing_add(struct root *, const struct thing *, struct place *);
 /* In exchange for what is expected there, which goes to the trash. When it fails, the thing has its
- * name in the stage again, or none. */
+ * name in the stage again, or none; if others have seen it, it is in the trash. */
 int thing_swap(struct root *, const struct thing *, struct place *, const char *path,
 	       const struct expect *);
 /* A name for the stage that nothing has. */

@@ -149,7 +149,7 @@ int session_begin(struct session *s)
 	*o = (struct side_options){ .root = { .path = s->config.root, .store = s->config.store },
 				    .masks = s->config.masks,
 				    .nmasks = s->config.nmasks,
-				    .only = s->config.only,
+				    .only = s->config.only[0] ? s->config.only : NULL,
 				    .fanotify = s->config.fanotify,
 				    .problem = on_problem,
 				    .changed = on_changed,

@@ -59,11 +59,25 @@ static void on_changed(void *arg, struct node *dir, struct slice name, bool writ
 	scan_name(s->scan, dir, name, written);
 }
 
+static bool is_file(struct side *s, struct node *dir, struct slice name)
+{
+	char path[SYNC_PATH_MAX + 1];
+	struct version *v = NULL;
+	struct stamp stamp;
+	ssize_t n = node_path(dir, path, sizeof(path));
+	if (n < 0 || (size_t)n + 1 + name.n >= sizeof(path))
+		return false;
+	snprintf(path + n, sizeof(path) - (size_t)n, "%s%.*s", n ? "/" : "", SLICE_FMT(name));
+	bool yes = root_look(s->root, path, &v, &stamp) == 0 && v && v->kind == SYNC_FILE;
+	version_unref(v);
+	return yes;
+}
+
 static void on_writing(void *arg, struct node *dir, struct slice name)
 {
 	struct side *s = arg;
 	struct held *h = held_find(s, dir, name);
-	if (!h && s->nheld == HELD_MAX) {
+	if (!h && (s->nheld == HELD_MAX || !is_file(s, dir, name))) {
 		scan_name(s->scan, dir, name, true);
 		return;
 	}
