@@ -74,7 +74,7 @@ void problem_clear(struct session *s, struct node *n, enum problem_kind kind, en
 		n->flags &= ~(uint32_t)NODE_PROBLEM;
 }
 
-/* It has come right by itself. */
+/* It has come right by itself, or is listed as a conflict. */
 static bool is_settled(const struct node *n)
 {
 	return !(n->flags & (NODE_DIRTY | NODE_BUSY)) &&
