@@ -127,17 +127,16 @@ int reconcile_keep(struct reconciler *r, struct node *top, enum sync_side winner
 
 const char *reconcile_halt(struct tree *t, enum sync_mode mode)
 {
-	size_t base = 0, alpha = 0, beta = 0;
-	for (struct node *n = tree_root(t)->children; n; n = n->next) {
+	size_t base = 0;
+	bool alpha = false, beta = false;
+	for (struct node *n = tree_root(t)->children; n && !(alpha && beta); n = n->next) {
 		base += n->base != NULL;
-		alpha += n->side[SYNC_ALPHA] != NULL;
-		beta += n->side[SYNC_BETA] != NULL;
+		alpha |= n->side[SYNC_ALPHA] != NULL;
+		beta |= n->side[SYNC_BETA] != NULL;
 	}
-	if (base < 2)
+	if (alpha == beta || base < 2)
 		return NULL;
-	if (alpha == 0 && beta > 0)
+	if (beta)
 		return "everything in alpha is gone, and beta would be emptied, too";
-	if (beta == 0 && alpha > 0 && two_way(mode))
-		return "everything in beta is gone, and alpha would be emptied, too";
-	return NULL;
+	return two_way(mode) ? "everything in beta is gone, and alpha would be emptied, too" : NULL;
 }
