@@ -580,6 +580,35 @@ static void test_random(void **state)
 	ignore_free(ig);
 }
 
+/* The same name, maybe the same inode number, but another directory: it is to be watched anew. */
+static void test_made_anew(void **state)
+{
+	(void)state;
+	for (size_t k = 0; k < nkinds(); k++) {
+		char *dir = files_new("test_sync_scan");
+		struct scan_options o = { .hash = true };
+		struct side s;
+		shell(dir, "mkdir -p d/e");
+		side_open(&s, dir, kinds[k], o);
+		scan_all(&s);
+		for (int i = 0; i < 20; i++) {
+			rmdir(at(dir, "d/e"));
+			rmdir(at(dir, "d"));
+			assert_int_equal(mkdir(at(dir, "d"), 0755), 0);
+			assert_int_equal(mkdir(at(dir, "d/e"), 0755), 0);
+			settle(&s);
+			file_put(at(dir, "d/f"), "1");
+			file_put(at(dir, "d/e/f"), "1");
+			settle(&s);
+			compare(&s, dir, &o);
+			unlink(at(dir, "d/f"));
+			unlink(at(dir, "d/e/f"));
+		}
+		side_close(&s);
+		files_free(dir);
+	}
+}
+
 /* Of tmpfs, where creating files is cheap, and which has other file handles. */
 static char *files_tmpfs(void)
 {
@@ -734,11 +763,12 @@ static void test_speed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_kinds),     cmocka_unit_test(test_left_out),
-		cmocka_unit_test(test_problems),  cmocka_unit_test(test_limit),
-		cmocka_unit_test(test_deep),      cmocka_unit_test(test_written),
-		cmocka_unit_test(test_random),    cmocka_unit_test(test_overflow),
-		cmocka_unit_test(test_unwatched), cmocka_unit_test(test_speed),
+		cmocka_unit_test(test_kinds),    cmocka_unit_test(test_left_out),
+		cmocka_unit_test(test_problems), cmocka_unit_test(test_limit),
+		cmocka_unit_test(test_deep),     cmocka_unit_test(test_written),
+		cmocka_unit_test(test_random),   cmocka_unit_test(test_made_anew),
+		cmocka_unit_test(test_overflow), cmocka_unit_test(test_unwatched),
+		cmocka_unit_test(test_speed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
