@@ -580,7 +580,8 @@ static void test_random(void **state)
 	ignore_free(ig);
 }
 
-/* The same name, maybe the same inode number, but another directory: it is to be watched anew. */
+/* The same name, the same inode number, but another directory: it is to be watched anew. ext4 does
+ * not give a number out again at once, as others do: so the old one is said to have had it. */
 static void test_made_anew(void **state)
 {
 	(void)state;
@@ -596,6 +597,9 @@ static void test_made_anew(void **state)
 			rmdir(at(dir, "d"));
 			assert_int_equal(mkdir(at(dir, "d"), 0755), 0);
 			assert_int_equal(mkdir(at(dir, "d/e"), 0755), 0);
+			struct stat st;
+			assert_int_equal(stat(at(dir, "d"), &st), 0);
+			tree_find(s.tree, SLICE("d"))->stamp.ino = st.st_ino;
 			settle(&s);
 			file_put(at(dir, "d/f"), "1");
 			file_put(at(dir, "d/e/f"), "1");
