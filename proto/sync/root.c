@@ -56,7 +56,8 @@ int root_open_at(struct root *r, const char *path, int flags)
 {
 	if (!path_ok(path))
 		return -EINVAL;
-	return open_below(r->fd, *path ? path : ".", flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+	flags |= O_NOFOLLOW | O_CLOEXEC | (flags & O_PATH ? 0 : O_NONBLOCK);
+	return open_below(r->fd, *path ? path : ".", flags);
 }
 
 int place_open(struct root *r, const char *path, struct place *p)
