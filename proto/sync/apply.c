@@ -310,11 +310,21 @@ int apply_meta(struct root *r, const char *path, const struct version *want, con
 	return err;
 }
 
+/* What was made at the place a moment ago. -ESTALE: others were faster. */
+static int look_made(struct place *p, const struct version *want, struct statx *sx)
+{
+	struct expect made = { .v = want };
+	int err = look_stat(p->dir, p->name, sx);
+	if (err == -ENOENT || (err == 0 && !expect_same(&made, p->dir, p->name, sx, false)))
+		return -ESTALE;
+	return err;
+}
+
 /* The umask is 0, but a default ACL (acl(5)) may have taken bits away. */
 static int dir_finish(struct place *p, const struct version *want, struct statx *sx)
 {
 	int fd = path_open(p->dir, p->name);
-	int err = fd < 0 ? fd : look_stat(fd, "", sx);
+	int err = fd < 0 ? (fd == -ENOENT ? -ESTALE : fd) : look_stat(fd, "", sx);
 	if (err == 0)
 		err = S_ISDIR(sx->stx_mode) ? meta_set(fd, want, sx) : -ESTALE;
 	if (fd >= 0)
@@ -330,7 +340,7 @@ static int place_mkdir(struct place *p, const struct version *want, struct statx
 	} while (place_unlock(p, err));
 	if (err < 0)
 		return err == -EEXIST ? -ESTALE : err;
-	err = look_stat(p->dir, p->name, sx);
+	err = look_made(p, want, sx);
 	if (err == 0 && (sx->stx_mode & 0777) != want->mode)
 		err = dir_finish(p, want, sx);
 	return err;
@@ -375,7 +385,7 @@ int apply_link(struct root *r, const char *path, const struct version *want, con
 		} while (place_unlock(&p, err));
 		err = err == -EEXIST ? -ESTALE : err;
 		if (err == 0)
-			err = look_stat(p.dir, p.name, &sx);
+			err = look_made(&p, want, &sx);
 	} else if (err == 0 && (err = root_ready(r)) == 0 &&
 		   (err = expect_look(e, p.dir, p.name, &sx)) == 0) {
 		stage_name(r, name);
