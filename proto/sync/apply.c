@@ -332,71 +332,71 @@ static int dir_finish(struct place *p, const struct version *want, struct statx 
 	return err;
 }
 
-static int place_mkdir(struct place *p, const struct version *want, struct statx *sx)
+static int make_at(int dir, const char *name, const struct version *want)
+{
+	int r = want->kind == SYNC_DIR ? mkdirat(dir, name, want->mode)
+				       : symlinkat(want->target, dir, name);
+	return r == -1 ? -errno : 0;
+}
+
+static int place_make(struct place *p, const struct version *want, struct statx *sx)
 {
 	int err;
 	do {
-		err = mkdirat(p->dir, p->name, want->mode) == -1 ? -errno : 0;
+		err = make_at(p->dir, p->name, want);
 	} while (place_unlock(p, err));
 	if (err < 0)
 		return err == -EEXIST ? -ESTALE : err;
 	err = look_made(p, want, sx);
-	if (err == 0 && (sx->stx_mode & 0777) != want->mode)
+	if (err == 0 && want->kind == SYNC_DIR && (sx->stx_mode & 0777) != want->mode)
 		err = dir_finish(p, want, sx);
+	return err;
+}
+
+/* In the stage, then in exchange for what is there. */
+static int place_remake(struct root *r, struct place *p, const char *path,
+			const struct version *want, const struct expect *e, struct statx *sx)
+{
+	char name[STAGE_NAME];
+	int err = root_ready(r);
+	if (err == 0)
+		err = expect_look(e, p->dir, p->name, sx);
+	if (err < 0)
+		return err;
+	stage_name(r, name);
+	err = make_at(r->stage, name, want);
+	return err == 0 ? stage_swap(r, name, p, path, e, sx) : err;
+}
+
+/* A directory or a link. */
+static int make(struct root *r, const char *path, const struct version *want,
+		const struct expect *e, struct stamp *stamp)
+{
+	struct place p;
+	struct statx sx;
+	int err = place_open(r, path, &p);
+	if (err == 0)
+		err = e->v ? place_remake(r, &p, path, want, e, &sx) : place_make(&p, want, &sx);
+	if (err == 0)
+		stamp_set(stamp, &sx);
+	place_close(&p);
 	return err;
 }
 
 int apply_mkdir(struct root *r, const char *path, const struct version *want,
 		const struct expect *e, struct stamp *stamp)
 {
-	struct place p;
-	struct statx sx;
-	char name[STAGE_NAME];
+	if (want->kind != SYNC_DIR)
+		return -EINVAL;
 	if (e->v && e->v->kind == SYNC_DIR)
 		return apply_meta(r, path, want, e, stamp);
-	int err = place_open(r, path, &p);
-	if (err == 0 && !e->v)
-		err = place_mkdir(&p, want, &sx);
-	else if (err == 0 && (err = root_ready(r)) == 0 &&
-		 (err = expect_look(e, p.dir, p.name, &sx)) == 0) {
-		stage_name(r, name);
-		err = mkdirat(r->stage, name, want->mode) == -1 ? -errno : 0;
-		if (err == 0)
-			err = stage_swap(r, name, &p, path, e, &sx);
-	}
-	if (err == 0)
-		stamp_set(stamp, &sx);
-	place_close(&p);
-	return err;
+	return make(r, path, want, e, stamp);
 }
 
 int apply_link(struct root *r, const char *path, const struct version *want, const struct expect *e,
 	       struct stamp *stamp)
 {
-	struct place p;
-	struct statx sx;
-	char name[STAGE_NAME];
-	if (want->kind != SYNC_LINK)
-		return -EINVAL;
-	int err = place_open(r, path, &p);
-	if (err == 0 && !e->v) {
-		do {
-			err = symlinkat(want->target, p.dir, p.name) == -1 ? -errno : 0;
-		} while (place_unlock(&p, err));
-		err = err == -EEXIST ? -ESTALE : err;
-		if (err == 0)
-			err = look_made(&p, want, &sx);
-	} else if (err == 0 && (err = root_ready(r)) == 0 &&
-		   (err = expect_look(e, p.dir, p.name, &sx)) == 0) {
-		stage_name(r, name);
-		err = symlinkat(want->target, r->stage, name) == -1 ? -errno : 0;
-		if (err == 0)
-			err = stage_swap(r, name, &p, path, e, &sx);
-	}
-	if (err == 0)
-		stamp_set(stamp, &sx);
-	place_close(&p);
-	return err;
+	return want->kind == SYNC_LINK ? make(r, path, want, e, stamp) : -EINVAL;
 }
 
 /* Moves what is there to the trash, and back if it is not what is expected. */

@@ -13,81 +13,36 @@
 
 #include <cmocka.h>
 
-#include "proto/sync/apply.h"
 #include "proto/sync/digest.h"
 #include "proto/sync/root_int.h"
-#include "sync_files.h"
+#include "sync_root.h"
 
 #define TIME INT64_C(1700000000123456789)
 
-struct fixture {
-	char *base, *path, *store;
-	struct root *r;
-};
-
-static void reopen(struct fixture *f, bool in_place)
-{
-	struct root_options o = {
-		.path = f->path, .store = f->store, .make = true, .in_place = in_place
-	};
-	char why[256];
-	int err;
-	root_close(f->r);
-	f->r = root_open(&o, &err, why, sizeof(why));
-	BUG_ON(!f->r);
-}
-
 static int setup(void **state)
 {
-	struct fixture *f = xcalloc(1, sizeof(*f));
-	f->base = files_new("sync-apply");
-	f->path = xasprintf("%s/root", f->base);
-	f->store = xasprintf("%s/state/0123", f->base);
-	reopen(f, false);
-	*state = f;
+	*state = sync_root_new("sync-apply");
 	return 0;
 }
 
 static int teardown(void **state)
 {
-	struct fixture *f = *state;
-	root_close(f->r);
-	files_free(f->base);
-	free(f->path);
-	free(f->store);
-	free(f);
+	sync_root_free(*state);
 	return 0;
 }
 
-static char *text_of(struct fixture *f, const char *command)
+static bool prints(struct sync_root *f, const char *want, const char *command)
 {
-	static char out[4096];
-	char *line = xasprintf("cd %s && %s", f->base, command);
-	FILE *p = popen(line, "r");
-	BUG_ON(!p);
-	out[fread(out, 1, sizeof(out) - 1, p)] = '\0';
-	BUG_ON(pclose(p) == -1);
-	free(line);
-	return out;
+	char *text = output_of(f, command);
+	bool same = strcmp(want, text) == 0;
+	if (!same)
+		print_error("%s: %s", command, text);
+	free(text);
+	return same;
 }
-#define assert_text(f, want, command) assert_string_equal(want, text_of(f, command))
+#define assert_text(f, want, command) assert_true(prints(f, want, command))
 
-static struct expect look(struct fixture *f, const char *path)
-{
-	struct expect e = { 0 };
-	struct version *v;
-	BUG_ON(root_look(f->r, path, &v, &e.stamp) != 0);
-	e.v = v;
-	return e;
-}
-
-static void expect_end(struct expect *e)
-{
-	version_unref((struct version *)e->v);
-	*e = (struct expect){ 0 };
-}
-
-static int put_text(struct fixture *f, const char *path, const char *text, const struct expect *e,
+static int put_text(struct sync_root *f, const char *path, const char *text, const struct expect *e,
 		    struct stamp *stamp)
 {
 	struct version *want = version_file(0640, strlen(text), TIME, NULL);
@@ -102,7 +57,7 @@ static int put_text(struct fixture *f, const char *path, const char *text, const
 
 enum op { MKDIR, PUT, LINK, META, REMOVE, COPY, OPS };
 
-static int run(struct fixture *f, enum op op, const char *path, const struct expect *e,
+static int run(struct sync_root *f, enum op op, const char *path, const struct expect *e,
 	       struct stamp *stamp)
 {
 	struct version *want = op == MKDIR  ? version_dir(0710)
@@ -110,14 +65,14 @@ static int run(struct fixture *f, enum op op, const char *path, const struct exp
 			       : op == META && e->v && e->v->kind == SYNC_DIR
 				   ? version_dir(0501)
 				   : version_file(0604, 6, TIME, NULL);
-	struct expect src = look(f, "source");
+	struct expect src = expect_now(f, "source");
 	int err = op == MKDIR    ? apply_mkdir(f->r, path, want, e, stamp)
 		  : op == PUT    ? put_text(f, path, "new", e, stamp)
 		  : op == LINK   ? apply_link(f->r, path, want, e, stamp)
 		  : op == META   ? apply_meta(f->r, path, want, e, stamp)
 		  : op == REMOVE ? apply_remove(f->r, path, e)
 				 : apply_copy(f->r, "source", &src, path, want, e, stamp);
-	expect_end(&src);
+	expect_free(&src);
 	version_unref(want);
 	return err;
 }
@@ -138,7 +93,7 @@ static const char *const others[] = {
 };
 enum { NOTHING, FILE_, LINK_, DIR_, THINGS };
 
-static void make(struct fixture *f, const char *how)
+static void make(struct sync_root *f, const char *how)
 {
 	shell(f->path, "rm -rf p p.; printf 'source' >source; touch -d 2020-01-01 source");
 	shell(f->path, how);
@@ -163,7 +118,7 @@ static bool possible(enum op op, int thing)
 
 static void ops_do_what_they_say(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	static const char *const after[OPS] = {
 		"d\n", "f new\n", "l to\n", "", "-\n", "f source\n"
 	};
@@ -173,12 +128,12 @@ static void ops_do_what_they_say(void **state)
 				continue;
 			make(f, things[thing]);
 			shell(f->store, "rm -rf trash/*");
-			struct expect e = look(f, "p");
+			struct expect e = expect_now(f, "p");
 			struct stamp stamp = { 0 };
 			assert_int_equal(0, run(f, op, "p", &e, &stamp));
 			if (op != META)
 				assert_text(f, after[op], STATE);
-			struct expect now = look(f, "p");
+			struct expect now = expect_now(f, "p");
 			assert_int_equal(op == REMOVE, now.v == NULL);
 			/* The stamp is that of what is there now. */
 			assert_memory_equal(&now.stamp, &stamp, sizeof(stamp));
@@ -196,8 +151,8 @@ static void ops_do_what_they_say(void **state)
 			if (thing == LINK_)
 				assert_text(f, "target\n", "readlink state/0123/trash/*/*-p");
 			assert_text(f, "", "ls state/0123/stage");
-			expect_end(&now);
-			expect_end(&e);
+			expect_free(&now);
+			expect_free(&e);
 		}
 	}
 }
@@ -205,19 +160,19 @@ static void ops_do_what_they_say(void **state)
 /* Whatever is expected, if something else is there nothing happens. */
 static void ops_refuse_what_they_did_not_expect(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	for (enum op op = 0; op < OPS; op++) {
 		for (int thing = 0; thing < THINGS; thing++) {
 			if (!possible(op, thing))
 				continue;
 			for (int actual = 0; actual < THINGS; actual++) {
 				make(f, things[thing]);
-				struct expect e = look(f, "p");
+				struct expect e = expect_now(f, "p");
 				struct stamp stamp;
 				make(f, actual == thing ? others[actual] : things[actual]);
 				if (actual == thing && thing == NOTHING)
 					make(f, "echo something >p");
-				char *before = xstrdup(text_of(f, STATE));
+				char *before = output_of(f, STATE);
 				int err = run(f, op, "p", &e, &stamp);
 				if (err != -ESTALE)
 					print_error("op %d: expected %d, is %d\n", op, thing,
@@ -226,7 +181,7 @@ static void ops_refuse_what_they_did_not_expect(void **state)
 				assert_text(f, before, STATE);
 				free(before);
 				assert_text(f, "", "ls state/0123/stage");
-				expect_end(&e);
+				expect_free(&e);
 			}
 		}
 	}
@@ -236,7 +191,7 @@ static void ops_refuse_what_they_did_not_expect(void **state)
 /* The same by a stamp, each part of it, and without one. */
 static void a_stamp_tells_more_than_size_and_time(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	static const char *const changes[] = {
 		"touch -r p ref; printf OLD >p; touch -r ref p; rm ref", /* content: ctime */
 		"cp -p p p.; mv p. p",                                   /* inode */
@@ -245,30 +200,30 @@ static void a_stamp_tells_more_than_size_and_time(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(changes); i++) {
 		struct stamp stamp;
 		make(f, "printf old >p; chmod 644 p");
-		struct expect e = look(f, "p");
+		struct expect e = expect_now(f, "p");
 		shell(f->path, changes[i]);
 		assert_int_equal(-ESTALE, run(f, PUT, "p", &e, &stamp));
 		assert_int_equal(-ESTALE, run(f, REMOVE, "p", &e, &stamp));
 		assert_int_equal(-ESTALE, run(f, META, "p", &e, &stamp));
 		e.stamp = (struct stamp){ 0 };
 		assert_int_equal(0, run(f, PUT, "p", &e, &stamp));
-		expect_end(&e);
+		expect_free(&e);
 	}
 	make(f, "printf old >p");
-	struct expect e = look(f, "p");
+	struct expect e = expect_now(f, "p");
 	struct stamp stamp;
 	e.stamp = (struct stamp){ 0 };
 	shell(f->path, "touch -d '2 seconds' p");
 	assert_int_equal(-ESTALE, run(f, PUT, "p", &e, &stamp));
-	expect_end(&e);
+	expect_free(&e);
 }
 
 static void what_cannot_be_says_why(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	struct expect none = { 0 }, e;
 	struct stamp stamp;
-	shell(f->path, "mkdir d; echo x >d/f; echo x >f; ln -s d l; mkdir ../outside; mkfifo p");
+	shell(f->path, "mkdir d; echo x >d/f; echo x >f; ln -s d l; mkfifo p");
 	shell(f->path, "ln -s ../outside o; printf source >source");
 	static const char *const missing[] = { "n/x", "f/x", "l/x", "o/x", "d/f/x" };
 	for (enum op op = 0; op < OPS; op++) {
@@ -277,15 +232,15 @@ static void what_cannot_be_says_why(void **state)
 		assert_int_equal(op == META ? -ESTALE : -EINVAL, run(f, op, "", &none, &stamp));
 		assert_int_equal(-EINVAL, run(f, op, "../x", &none, &stamp));
 		assert_int_equal(-EINVAL, run(f, op, SYNC_PRIVATE "/x", &none, &stamp));
-		e = look(f, "p");
+		e = expect_now(f, "p");
 		assert_int_equal(-ESTALE, run(f, op, "p", &e, &stamp));
-		expect_end(&e);
+		expect_free(&e);
 	}
-	e = look(f, "d");
+	e = expect_now(f, "d");
 	assert_int_equal(-ENOTEMPTY, apply_remove(f->r, "d", &e));
 	assert_int_equal(-ENOTEMPTY, run(f, PUT, "d", &e, &stamp));
 	assert_int_equal(-ENOTEMPTY, run(f, LINK, "d", &e, &stamp));
-	expect_end(&e);
+	expect_free(&e);
 	assert_int_equal(-ESTALE, apply_rename(f->r, "d", "f"));
 	assert_int_equal(-ESTALE, apply_rename(f->r, "none", "x"));
 	assert_int_equal(-ENOENT, apply_rename(f->r, "f", "o/x"));
@@ -297,25 +252,25 @@ static void what_cannot_be_says_why(void **state)
 
 static void a_directory_with_only_our_own_in_it_goes(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	shell(f->path, "mkdir -p d/" SYNC_PRIVATE "/1/trash; echo x >d/" SYNC_PRIVATE "/1/trash/f");
-	struct expect e = look(f, "d");
+	struct expect e = expect_now(f, "d");
 	assert_int_equal(0, apply_remove(f->r, "d", &e));
-	expect_end(&e);
+	expect_free(&e);
 	assert_text(f, "x\n", "find state -name f | xargs cat");
 	assert_text(f, "", "ls root");
 }
 
 static void pieces_make_a_file(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	struct version *want = version_file(0600, 3 << 20, TIME, NULL);
 	struct expect none = { 0 }, e;
 	struct stamp stamp;
 	struct stat st;
 	int err;
 	shell(f->path, "yes | head -c 100000 >p");
-	e = look(f, "p");
+	e = expect_now(f, "p");
 	struct put *p = put_new(f->r, "p", want, &err);
 	assert_non_null(p);
 	assert_int_equal(0, put_data(p, SLICE("begin")));
@@ -332,12 +287,12 @@ static void pieces_make_a_file(void **state)
 	assert_text(f, "begin", "tr -d '\\0' <root/p | head -c 5");
 	assert_text(f, "\ny\ny\ny\ny\ny", "dd if=root/p bs=1 skip=1048576 count=10 2>/dev/null");
 	/* Holes stay holes in a copy, too. */
-	struct expect src = look(f, "p");
+	struct expect src = expect_now(f, "p");
 	assert_int_equal(0, apply_copy(f->r, "p", &src, "q", want, &none, &stamp));
 	assert_int_equal(0, stat(at(f->path, "q"), &st));
 	assert_true(st.st_blocks * 512 <= 64 << 10);
 	assert_text(f, "", "cmp root/p root/q");
-	expect_end(&src);
+	expect_free(&src);
 	/* Too long, too short, a basis that ends before. */
 	p = put_new(f->r, "x", want, &err);
 	assert_int_equal(-EFBIG, put_hole(p, (3 << 20) + 1));
@@ -355,18 +310,18 @@ static void pieces_make_a_file(void **state)
 	assert_text(f, "", "ls state/0123/stage");
 	assert_text(f, "p\nq\n", "ls root");
 	version_unref(want);
-	expect_end(&e);
+	expect_free(&e);
 }
 
 /* A basis that changes while it is copied from is told. */
 static void a_basis_must_stay(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	struct version *want = version_file(0600, 3, TIME, NULL);
 	struct stamp stamp;
 	int err;
 	shell(f->path, "printf abc >p; touch -d 2020-01-01 p");
-	struct expect e = look(f, "p");
+	struct expect e = expect_now(f, "p");
 	struct put *p = put_new(f->r, "p", want, &err);
 	assert_int_equal(0, put_copy(p, 0, 2));
 	shell(f->path, "printf x >>p");
@@ -374,12 +329,12 @@ static void a_basis_must_stay(void **state)
 	assert_int_equal(-ESTALE, put_end(p, &e, &stamp));
 	assert_text(f, "abcx", "cat root/p");
 	version_unref(want);
-	expect_end(&e);
+	expect_free(&e);
 }
 
 static void a_file_that_was_given_up_can_be_resumed(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	struct version *want = version_file(0600, 4 << 20, TIME, NULL);
 	struct version *other = version_file(0600, 4 << 20, TIME + 1, NULL);
 	struct expect none = { 0 };
@@ -400,7 +355,7 @@ static void a_file_that_was_given_up_can_be_resumed(void **state)
 	p = put_new(f->r, "big", want, &err);
 	assert_int_equal(0, put_data(p, slice_of(mib, sizeof(mib))));
 	put_abort(p);
-	reopen(f, false);
+	sync_root_reopen(f, false);
 	/* It is better than an old file of less than twice its size. */
 	shell(f->path, "head -c 7000000 /dev/zero >big");
 	fd = put_basis(f->r, "big", want);
@@ -421,19 +376,19 @@ static void a_file_that_was_given_up_can_be_resumed(void **state)
 	assert_int_equal(4 << 20, st.st_size);
 	p = put_new_from(f->r, "big", want, fd, &err);
 	assert_int_equal(0, put_copy(p, 0, 4 << 20));
-	struct expect e = look(f, "big");
+	struct expect e = expect_now(f, "big");
 	assert_int_equal(0, put_end(p, &e, &stamp));
 	assert_text(f, "4194304\n", "tr -cd m <root/big | wc -c");
 	assert_text(f, "", "ls state/0123/stage");
 	version_unref(want);
 	version_unref(other);
-	expect_end(&e);
+	expect_free(&e);
 }
 
 /* kill -9: the file is in the stage under its first name, and kept by the next start. */
 static void a_killed_transfer_can_be_resumed(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	struct version *want = version_file(0600, 4 << 20, TIME, NULL);
 	static char mib[2 << 20];
 	int status;
@@ -448,7 +403,7 @@ static void a_killed_transfer_can_be_resumed(void **state)
 		_exit(0);
 	}
 	assert_int_equal(pid, waitpid(pid, &status, 0));
-	reopen(f, false);
+	sync_root_reopen(f, false);
 	int fd = put_basis(f->r, "big", want);
 	assert_true(fd >= 0);
 	close(fd);
@@ -468,18 +423,18 @@ static void a_killed_transfer_can_be_resumed(void **state)
 
 static void in_place_keeps_the_inode(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	struct stamp stamp;
 	struct stat a, b;
-	reopen(f, true);
+	sync_root_reopen(f, true);
 	shell(f->path, "printf 'a longer text' >p; chmod 600 p; ln p q");
 	assert_int_equal(0, stat(at(f->path, "p"), &a));
-	struct expect e = look(f, "p");
+	struct expect e = expect_now(f, "p");
 	assert_int_equal(0, put_text(f, "p", "short", &e, &stamp));
-	expect_end(&e);
+	expect_free(&e);
 	assert_text(f, "short", "cat root/q");
 	assert_text(f, "a longer text", "cat state/0123/trash/*/*-p");
-	e = look(f, "p");
+	e = expect_now(f, "p");
 	assert_memory_equal(&e.stamp, &stamp, sizeof(stamp));
 	assert_int_equal(0640, e.v->mode);
 	assert_int_equal(TIME, e.v->mtime_ns);
@@ -490,14 +445,14 @@ static void in_place_keeps_the_inode(void **state)
 	/* Not what is expected. */
 	assert_int_equal(-ESTALE, put_text(f, "p", "x", &e, &stamp));
 	assert_text(f, "a much longer text than it was", "cat root/q");
-	expect_end(&e);
+	expect_free(&e);
 	assert_text(f, "", "ls state/0123/stage");
 }
 
 /* A filesystem without RENAME_EXCHANGE. */
 static void files_are_replaced_without_exchange(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	f->r->no_exchange = true;
 	ops_do_what_they_say(state);
 	ops_refuse_what_they_did_not_expect(state);
@@ -506,7 +461,7 @@ static void files_are_replaced_without_exchange(void **state)
 /* And one without O_TMPFILE. */
 static void files_are_written_without_tmpfile(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	f->r->tmpfile = false;
 	ops_do_what_they_say(state);
 	ops_refuse_what_they_did_not_expect(state);
@@ -515,7 +470,7 @@ static void files_are_written_without_tmpfile(void **state)
 /* "git clean" takes the private directory away. */
 static void the_stage_and_the_trash_come_back(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	struct stamp stamp;
 	struct expect none = { 0 };
 	assert_int_equal(0, put_text(f, "p", "one", &none, &stamp));
@@ -523,18 +478,18 @@ static void the_stage_and_the_trash_come_back(void **state)
 		shell(f->base, i == 0   ? "rm -r state"
 			       : i == 1 ? "rm -r state/0123/trash/*"
 					: "rm -r state/0123/stage");
-		struct expect e = look(f, "p");
+		struct expect e = expect_now(f, "p");
 		assert_int_equal(0, put_text(f, "p", "two", &e, &stamp));
-		expect_end(&e);
-		e = look(f, "p");
+		expect_free(&e);
+		e = expect_now(f, "p");
 		assert_int_equal(0, apply_remove(f->r, "p", &e));
-		expect_end(&e);
+		expect_free(&e);
 		assert_int_equal(0, put_text(f, "p", "one", &none, &stamp));
 	}
 	assert_text(f, "two", "cat $(ls -d state/0123/trash/*/* | tail -n 1)");
 }
 
-static int in_child(struct fixture *f, void (*fn)(struct fixture *))
+static int in_child(struct sync_root *f, void (*fn)(struct sync_root *))
 {
 	int status;
 	pid_t pid = fork();
@@ -547,7 +502,7 @@ static int in_child(struct fixture *f, void (*fn)(struct fixture *))
 	return WEXITSTATUS(status);
 }
 
-static void on_full_disk(struct fixture *f)
+static void on_full_disk(struct sync_root *f)
 {
 	struct version *want = version_file(0600, 2 << 20, TIME, NULL);
 	static char mib[1 << 20];
@@ -559,15 +514,15 @@ static void on_full_disk(struct fixture *f)
 	    mount("none", f->base, "tmpfs", 0, "size=2m") == -1)
 		_exit(77);
 	for (int in_place = 0; in_place < 2; in_place++) {
-		reopen(f, in_place);
+		sync_root_reopen(f, in_place);
 		shell(f->base, "head -c 700000 /dev/zero | tr '\\0' o >root/p");
-		struct expect e = look(f, "p");
+		struct expect e = expect_now(f, "p");
 		struct put *p = put_new(f->r, "p", want, &err);
 		BUG_ON(!p || put_data(p, slice_of(mib, sizeof(mib))) != 0);
 		BUG_ON(put_data(p, slice_of(mib, sizeof(mib))) != -ENOSPC);
 		BUG_ON(put_end(p, &e, &stamp) != -ENOSPC);
-		BUG_ON(strcmp("700000\n", text_of(f, "tr -cd o <root/p | wc -c")) != 0);
-		BUG_ON(*text_of(f, "ls state/0123/stage"));
+		BUG_ON(!prints(f, "700000\n", "tr -cd o <root/p | wc -c"));
+		BUG_ON(!prints(f, "", "ls state/0123/stage"));
 		/* In place the copy for the trash, or the room, is missing in the end. */
 		struct version *less = version_file(0600, 1 << 20, TIME, NULL);
 		p = put_new(f->r, "p", less, &err);
@@ -576,11 +531,11 @@ static void on_full_disk(struct fixture *f)
 		BUG_ON(err != (in_place ? -ENOSPC : 0));
 		BUG_ON(stat(at(f->path, "p"), &st) == -1);
 		if (in_place)
-			BUG_ON(strcmp("700000\n", text_of(f, "tr -cd o <root/p | wc -c")) != 0);
+			BUG_ON(!prints(f, "700000\n", "tr -cd o <root/p | wc -c"));
 		else
 			BUG_ON(st.st_size != 1 << 20);
 		version_unref(less);
-		expect_end(&e);
+		expect_free(&e);
 		shell(f->base, "rm -rf state/0123/trash/* root/p");
 	}
 	version_unref(want);
@@ -595,7 +550,7 @@ static void a_full_disk_leaves_all_as_it_was(void **state)
 }
 
 /* Not root: modes count. */
-static void as_nobody(struct fixture *f)
+static void as_nobody(struct sync_root *f)
 {
 	struct expect none = { 0 }, e;
 	struct stamp stamp, again;
@@ -607,30 +562,30 @@ static void as_nobody(struct fixture *f)
 	free(f->store);
 	f->path = xasprintf("%s/open/root", f->base);
 	f->store = xasprintf("%s/open/state", f->base);
-	reopen(f, false);
+	sync_root_reopen(f, false);
 	BUG_ON(apply_mkdir(f->r, "d", dir, &none, &stamp) != 0);
 	BUG_ON(apply_mkdir(f->r, "d/e", dir, &none, &stamp) != 0);
 	BUG_ON(put_text(f, "d/e/f", "one", &none, &stamp) != 0);
-	e = look(f, "d/e/f");
+	e = expect_now(f, "d/e/f");
 	BUG_ON(put_text(f, "d/e/f", "two", &e, &stamp) != 0);
-	expect_end(&e);
-	e = look(f, "d/e/f");
+	expect_free(&e);
+	e = expect_now(f, "d/e/f");
 	BUG_ON(memcmp(&e.stamp, &stamp, sizeof(stamp)) != 0);
 	struct put *p = put_new(f->r, "d/g", file, &err);
 	BUG_ON(!p || put_data(p, SLICE("abc")) != 0 || put_end(p, &none, &again) != 0);
 	BUG_ON(apply_rename(f->r, "d/g", "d/e/g") != 0);
-	BUG_ON(strcmp("500 555 555 640 0\n",
-		      text_of(f, "cd open; chmod 500 root; stat -c %a root root/d root/d/e "
-				 "root/d/e/f root/d/e/g | tr '\\n' ' ' | sed 's/ $/\\n/'")) != 0);
+	BUG_ON(!prints(f, "500 555 555 640 0\n",
+		       "cd open; chmod 500 root; stat -c %a root root/d root/d/e "
+		       "root/d/e/f root/d/e/g | tr '\\n' ' ' | sed 's/ $/\\n/'"));
 	BUG_ON(apply_remove(f->r, "d/e/f", &e) != 0);
-	expect_end(&e);
+	expect_free(&e);
 	/* A directory of someone else is none of ours to change. */
 	BUG_ON(apply_mkdir(f->r, "theirs/x", dir, &none, &stamp) != -EACCES);
 }
 
 static void directories_that_are_not_writable_take_files(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	shell(f->base, "chmod 755 .; mkdir -p open/root/theirs; chmod 755 open/root/theirs; "
 		       "chmod 777 open open/root");
 	if (geteuid() == 0)
@@ -643,26 +598,26 @@ static void directories_that_are_not_writable_take_files(void **state)
 
 static void an_owner_keeps_the_file(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	struct stamp stamp;
 	struct expect none = { 0 };
 	if (geteuid() != 0)
 		skip();
 	shell(f->path, "echo x >p; chown 1234:2345 p; mkdir g; chgrp 3456 g; chmod 2775 g");
-	struct expect e = look(f, "p");
+	struct expect e = expect_now(f, "p");
 	assert_int_equal(0, put_text(f, "p", "new", &e, &stamp));
 	assert_int_equal(0, put_text(f, "g/f", "new", &none, &stamp));
 	assert_text(f, "1234:2345 640\n0:3456 640\n", "stat -c '%u:%g %a' root/p root/g/f");
-	expect_end(&e);
+	expect_free(&e);
 	/* Bits that make a program run as another are never set, and go with a change of mode. */
 	shell(f->path, "chmod 6755 p");
-	e = look(f, "p");
+	e = expect_now(f, "p");
 	assert_int_equal(0755, e.v->mode);
 	assert_int_equal(0, run(f, META, "p", &e, &stamp));
-	expect_end(&e);
-	e = look(f, "g");
+	expect_free(&e);
+	e = expect_now(f, "g");
 	assert_int_equal(0, run(f, META, "g", &e, &stamp));
-	expect_end(&e);
+	expect_free(&e);
 	assert_text(f, "604\n2501\n", "stat -c %a root/p root/g");
 }
 

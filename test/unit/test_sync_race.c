@@ -15,9 +15,8 @@
 
 #include <cmocka.h>
 
-#include "proto/sync/apply.h"
 #include "proto/sync/root_int.h"
-#include "sync_files.h"
+#include "sync_root.h"
 
 enum { RECORDS = 3000 };
 
@@ -27,48 +26,32 @@ struct shared {
 	bool stop;
 };
 
-struct fixture {
-	char *base, *path, *store;
-	struct root *r;
-	struct shared *shared;
-	uint64_t seed;
-};
+static struct shared *shared;
+static uint64_t seed;
 
 static int setup(void **state)
 {
-	struct fixture *f = xcalloc(1, sizeof(*f));
-	int err;
-	char why[256];
-	f->base = files_new("sync-race");
-	f->path = xasprintf("%s/root", f->base);
-	f->store = xasprintf("%s/state/0123", f->base);
-	f->seed = (uint64_t)getpid();
-	f->shared = mmap(NULL, sizeof(*f->shared), PROT_READ | PROT_WRITE,
-			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	shell(f->base, "mkdir mine outside");
-	struct root_options o = { .path = f->path, .store = f->store, .make = true };
-	f->r = root_open(&o, &err, why, sizeof(why));
-	assert_non_null(f->r);
+	struct sync_root *f = sync_root_new("sync-race");
+	shared =
+	    mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	BUG_ON(shared == MAP_FAILED);
+	seed = (uint64_t)getpid();
+	shell(f->base, "mkdir mine");
 	*state = f;
 	return 0;
 }
 
 static int teardown(void **state)
 {
-	struct fixture *f = *state;
-	root_close(f->r);
-	files_free(f->base);
-	munmap(f->shared, sizeof(*f->shared));
-	free(f->path);
-	free(f->store);
-	free(f);
+	munmap(shared, sizeof(*shared));
+	sync_root_free(*state);
 	return 0;
 }
 
-static unsigned rnd(struct fixture *f, unsigned n)
+static unsigned rnd(unsigned n)
 {
-	f->seed = f->seed * 6364136223846793005U + 1442695040888963407U;
-	return (unsigned)(f->seed >> 33) % n;
+	seed = seed * 6364136223846793005U + 1442695040888963407U;
+	return (unsigned)(seed >> 33) % n;
 }
 
 /* "<12>" */
@@ -88,16 +71,16 @@ static void record_new(unsigned i)
 
 /* Writes records one after the other, without losing one itself: it makes the file if there is
  * none, appends to what is there, or puts a new one in its place and keeps the old one. */
-static void write_records(struct fixture *f)
+static void write_records(struct sync_root *f)
 {
 	char text[64], own[64];
 	unsigned away = 0;
 	BUG_ON(chdir(f->base) == -1);
-	for (unsigned i = 0; i < RECORDS && !*(volatile bool *)&f->shared->stop;) {
+	for (unsigned i = 0; i < RECORDS && !*(volatile bool *)&shared->stop;) {
 		bool done = false;
 		struct slice s = record(i, text);
 		int fd;
-		switch (rnd(f, 4)) {
+		switch (rnd(4)) {
 		case 0:
 			record_new(i);
 			done = renameat2(AT_FDCWD, "mine/new", AT_FDCWD, "root/p",
@@ -123,15 +106,15 @@ static void write_records(struct fixture *f)
 			break;
 		}
 		if (done)
-			__atomic_store_n(&f->shared->written, ++i, __ATOMIC_SEQ_CST);
+			__atomic_store_n(&shared->written, ++i, __ATOMIC_SEQ_CST);
 	}
 	_exit(0);
 }
 
-static int change(struct fixture *f, unsigned what, const struct expect *e,
+static int change(struct sync_root *f, unsigned what, const struct expect *e,
 		  const struct expect *src)
 {
-	struct version *want = what < 3    ? version_file(0644, 3, rnd(f, 1000), NULL)
+	struct version *want = what < 3    ? version_file(0644, 3, rnd(1000), NULL)
 			       : what == 3 ? version_link(SLICE("to"))
 					   : version_file(0644, 6, 77, NULL);
 	struct stamp stamp;
@@ -152,58 +135,33 @@ static int change(struct fixture *f, unsigned what, const struct expect *e,
 	return err;
 }
 
-static char *all_text(struct fixture *f)
-{
-	char *command =
-	    xasprintf("cd %s && find root state mine -type f -exec cat '{}' +", f->base);
-	FILE *p = popen(command, "r");
-	size_t n = 0, cap = 1 << 20, k;
-	char *text = xmalloc(cap + 1);
-	assert_non_null(p);
-	while ((k = fread(text + n, 1, cap - n, p)) > 0) {
-		n += k;
-		if (n == cap)
-			text = xrealloc(text, (cap *= 2) + 1);
-	}
-	text[n] = '\0';
-	pclose(p);
-	free(command);
-	return text;
-}
-
-static void nothing_written_is_lost(struct fixture *f)
+static void nothing_written_is_lost(struct sync_root *f)
 {
 	unsigned done = 0, stale = 0;
-	struct expect src = { 0 };
-	struct version *v;
 	file_put(at(f->path, "source"), "source");
-	assert_int_equal(0, root_look(f->r, "source", &v, &src.stamp));
-	src.v = v;
+	struct expect src = expect_now(f, "source");
 	pid_t pid = fork();
 	if (pid == 0)
 		write_records(f);
-	double until = seconds() + 15;
+	double until = seconds() + 8;
 	while (waitpid(pid, NULL, WNOHANG) == 0) {
-		struct expect e = { 0 };
-		struct version *seen;
-		assert_int_equal(0, root_look(f->r, "p", &seen, &e.stamp));
-		e.v = seen;
+		struct expect e = expect_now(f, "p");
 		/* At times by kind, size and time alone. */
-		if (rnd(f, 2))
+		if (rnd(2))
 			e.stamp = (struct stamp){ 0 };
-		int err = change(f, rnd(f, 6), &e, &src);
+		int err = change(f, rnd(6), &e, &src);
 		if (err != 0 && err != -ESTALE)
 			print_error("%s\n", strerror(-err));
 		assert_true(err == 0 || err == -ESTALE);
 		done += err == 0;
 		stale += err != 0;
-		version_unref(seen);
+		expect_free(&e);
 		if (seconds() > until)
-			f->shared->stop = true;
+			shared->stop = true;
 	}
-	version_unref(v);
+	expect_free(&src);
 	/* All records, each as often as there is "<i>" somewhere. */
-	char *text = all_text(f);
+	char *text = output_of(f, "find root state mine -type f -exec cat '{}' +");
 	bool *found = xcalloc(RECORDS, 1);
 	for (char *s = text; (s = strchr(s, '<')); s++) {
 		char *end;
@@ -212,13 +170,13 @@ static void nothing_written_is_lost(struct fixture *f)
 			found[i] = true;
 	}
 	unsigned lost = 0;
-	for (unsigned i = 0; i < f->shared->written; i++)
+	for (unsigned i = 0; i < shared->written; i++)
 		if (!found[i] && lost++ < 10)
 			print_error("record %u is lost\n", i);
-	print_message("%u records, %u changes, %u refused, %u lost\n", f->shared->written, done,
-		      stale, lost);
+	print_message("%u records, %u changes, %u refused, %u lost\n", shared->written, done, stale,
+		      lost);
 	assert_int_equal(0, lost);
-	assert_true(f->shared->written > 100 && done > 100 && stale > 0);
+	assert_true(shared->written > 100 && done > 100 && stale > 0);
 	free(found);
 	free(text);
 	assert_int_equal(0, rmdir(at(f->store, "stage")));
@@ -231,13 +189,13 @@ static void nothing_written_is_lost_with_exchange(void **state)
 
 static void nothing_written_is_lost_without_tmpfile(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	f->r->tmpfile = false;
 	nothing_written_is_lost(f);
 }
 
 /* a is a directory and a symlink to outside by turns. */
-static void swap_forever(struct fixture *f)
+static void swap_forever(struct sync_root *f)
 {
 	BUG_ON(chdir(f->path) == -1);
 	for (unsigned i = 0;; i++) {
@@ -247,7 +205,7 @@ static void swap_forever(struct fixture *f)
 	}
 }
 
-static void hostile(struct fixture *f, const char *top, unsigned what)
+static void hostile(struct sync_root *f, const char *top, unsigned what)
 {
 	char path[64], to[64];
 	struct version *dir = version_dir(0700), *link = version_link(SLICE("x")),
@@ -292,16 +250,16 @@ static void hostile(struct fixture *f, const char *top, unsigned what)
 
 static void nothing_outside_changes(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	/* The same names there, so that an operation that is led out finds what it wants. */
-	shell(f->base, "umask 022; mkdir -p outside/x; echo secret >outside/canary; "
+	shell(f->base, "umask 022; mkdir outside/x; echo secret >outside/canary; "
 		       "echo secret >outside/x/canary; mkdir -p root/a/x root/d/a/x; "
 		       "ln -s ../outside root/l; ln -s $PWD/outside root/d/l");
 	shell(f->base, "find outside -printf '%p %m %T@ %C@ %s %i\\n' | sort >before");
 	pid_t pid = fork();
 	if (pid == 0)
 		swap_forever(f);
-	double until = seconds() + 10;
+	double until = seconds() + 6;
 	unsigned i = 0;
 	for (; i < 20000 && seconds() < until; i++) {
 		if (i % 100 == 0) {
@@ -312,7 +270,7 @@ static void nothing_outside_changes(void **state)
 			      "echo x >$d/canary; echo x >$d/x/canary; }; done");
 			kill(pid, SIGCONT);
 		}
-		hostile(f, i % 2 ? "a" : "d/a", rnd(f, 84));
+		hostile(f, i % 2 ? "a" : "d/a", rnd(84));
 	}
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);

@@ -12,54 +12,26 @@
 
 #include <cmocka.h>
 
-#include "proto/sync/apply.h"
 #include "proto/sync/digest.h"
-#include "sync_files.h"
-
-struct fixture {
-	char *base; /* with root, store and outside in it */
-	char *path, *store;
-	struct root *r;
-};
-
-static struct root *try_open(struct fixture *f, bool make, int *err)
-{
-	struct root_options o = { .path = f->path, .store = f->store, .make = make };
-	char why[256] = "";
-	struct root *r = root_open(&o, err, why, sizeof(why));
-	assert_int_equal(r == NULL, why[0] != '\0');
-	assert_int_equal(r == NULL, *err < 0);
-	return r;
-}
+#include "sync_root.h"
 
 static int setup(void **state)
 {
-	struct fixture *f = xcalloc(1, sizeof(*f));
-	int err;
-	f->base = files_new("sync-root");
-	f->path = xasprintf("%s/root", f->base);
-	f->store = xasprintf("%s/state/0123", f->base);
-	shell(f->base, "mkdir outside; echo secret >outside/f");
-	f->r = try_open(f, true, &err);
-	assert_non_null(f->r);
+	struct sync_root *f = sync_root_new("sync-root");
+	file_put(at(f->base, "outside/f"), "secret");
 	*state = f;
 	return 0;
 }
 
 static int teardown(void **state)
 {
-	struct fixture *f = *state;
-	root_close(f->r);
-	files_free(f->base);
-	free(f->path);
-	free(f->store);
-	free(f);
+	sync_root_free(*state);
 	return 0;
 }
 
 static void opens_what_is_there(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	int err;
 	struct stat st;
 	assert_int_equal(0, stat(at(f->store, "stage"), &st));
@@ -68,24 +40,24 @@ static void opens_what_is_there(void **state)
 	assert_int_equal(-1, access(at(f->path, SYNC_PRIVATE), F_OK));
 	root_close(f->r);
 	shell(f->base, "rmdir root");
-	f->r = try_open(f, false, &err);
+	f->r = sync_root_try(f, false, false, &err);
 	assert_null(f->r);
 	assert_int_equal(-ENOENT, err);
 	file_put(f->path, "a file");
-	assert_null(try_open(f, false, &err));
+	assert_null(sync_root_try(f, false, false, &err));
 	assert_int_equal(-ENOTDIR, err);
-	assert_null(try_open(f, true, &err));
+	assert_null(sync_root_try(f, true, false, &err));
 	assert_int_equal(-ENOTDIR, err);
 }
 
-static struct version *look(struct fixture *f, const char *path, struct stamp *stamp)
+static struct version *look(struct sync_root *f, const char *path, struct stamp *stamp)
 {
 	struct version *v;
 	assert_int_equal(0, root_look(f->r, path, &v, stamp));
 	return v;
 }
 
-static int look_kind(struct fixture *f, const char *path)
+static int look_kind(struct sync_root *f, const char *path)
 {
 	struct stamp stamp;
 	struct version *v = look(f, path, &stamp);
@@ -97,7 +69,7 @@ static int look_kind(struct fixture *f, const char *path)
 
 static void sees_what_is_at_a_path(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	struct stamp stamp;
 	struct stat st;
 	shell(f->path,
@@ -138,7 +110,7 @@ static void sees_what_is_at_a_path(void **state)
 
 static void no_path_leads_out(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	static const char *bad[] = { "..",
 				     "../outside/f",
 				     "d/..",
@@ -182,7 +154,7 @@ static void no_path_leads_out(void **state)
 }
 
 /* In a child with mounts of its own: 77 where that is not allowed. */
-static void on_mount(struct fixture *f)
+static void on_mount(struct sync_root *f)
 {
 	struct version *v;
 	struct stamp stamp;
@@ -193,7 +165,7 @@ static void on_mount(struct fixture *f)
 		_exit(77);
 	/* Its descriptor is of the mounts as they were. */
 	root_close(f->r);
-	f->r = try_open(f, false, &err);
+	f->r = sync_root_try(f, false, false, &err);
 	file_put(at(f->path, "m/f"), "x");
 	BUG_ON(mount(at(f->base, "outside/f"), at(f->path, "b"), NULL, MS_BIND, NULL) == -1);
 	BUG_ON(look_kind(f, "m") != SYNC_OTHER || look_kind(f, "b") != SYNC_OTHER);
@@ -203,7 +175,7 @@ static void on_mount(struct fixture *f)
 	/* A root may be a mount point itself. And its store is on another filesystem. */
 	free(f->path);
 	f->path = xasprintf("%s/root/m", f->base);
-	struct root *r = try_open(f, false, &err);
+	struct root *r = sync_root_try(f, false, false, &err);
 	BUG_ON(!r || root_look(r, "f", &v, &stamp) != 0 || v->kind != SYNC_FILE);
 	struct stat st;
 	BUG_ON(stat(at(f->path, SYNC_PRIVATE "/0123/trash"), &st) == -1);
@@ -217,7 +189,7 @@ static void on_mount(struct fixture *f)
 
 static void mount_points_are_others(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	int status;
 	shell(f->path, "mkdir m; echo x >b");
 	pid_t pid = fork();
@@ -232,7 +204,7 @@ static void mount_points_are_others(void **state)
 
 static void a_hash_is_of_the_file_that_was_seen(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	struct stamp stamp, none = { 0 };
 	uint8_t out[32];
 	file_put(at(f->path, "f"), "content");
@@ -260,12 +232,12 @@ static void a_hash_is_of_the_file_that_was_seen(void **state)
 
 static void a_root_that_is_gone_or_another_is_told(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	char one[64], two[64];
 	int err;
 	root_generation(f->r, one);
 	root_close(f->r);
-	f->r = try_open(f, false, &err);
+	f->r = sync_root_try(f, false, false, &err);
 	root_generation(f->r, two);
 	assert_string_equal(one, two);
 	shell(f->base, "mv root old");
@@ -279,35 +251,29 @@ static void a_root_that_is_gone_or_another_is_told(void **state)
 	root_close(f->r);
 	/* Made anew it may well have the same inode number. */
 	shell(f->base, "rmdir root; mkdir root");
-	f->r = try_open(f, false, &err);
+	f->r = sync_root_try(f, false, false, &err);
 	root_generation(f->r, two);
 	assert_string_not_equal(one, two);
 }
 
-static int count(struct fixture *f, const char *command)
+static int count(struct sync_root *f, const char *command)
 {
-	char *text = xasprintf("cd %s && %s", f->base, command);
-	FILE *p = popen(text, "r");
-	int n = -1;
-	assert_non_null(p);
-	assert_int_equal(1, fscanf(p, "%d", &n));
-	pclose(p);
+	char *text = output_of(f, command);
+	int n = atoi(text);
 	free(text);
 	return n;
 }
 
-static void trash(struct fixture *f, const char *name)
+static void trash(struct sync_root *f, const char *name)
 {
-	struct expect e = { 0 };
-	struct version *v = look(f, name, &e.stamp);
-	e.v = v;
+	struct expect e = expect_now(f, name);
 	assert_int_equal(0, apply_remove(f->r, name, &e));
-	version_unref(v);
+	expect_free(&e);
 }
 
 static void the_trash_is_kept_for_a_day_and_bounded(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	struct root_options o = { .path = f->path, .store = f->store, .trash_max = 16 * 16384 };
 	char why[256], name[16];
 	int err;
@@ -341,7 +307,7 @@ static void the_trash_is_kept_for_a_day_and_bounded(void **state)
 
 static void a_name_in_the_trash_tells_the_path(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	char *deep = xasprintf("%0200d/%0100d%%", 1, 2);
 	shell(f->path, "mkdir -p a/b; echo x >'a/b/c%d'");
 	trash(f, "a/b/c%d");
@@ -357,7 +323,7 @@ static void a_name_in_the_trash_tells_the_path(void **state)
 /* What cannot be written to can be looked at, and says why. */
 static void a_root_without_a_stage_can_be_read(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	int status;
 	shell(f->base, "chmod 755 .; echo x >root/f; chmod 555 root; rm -rf state");
 	pid_t pid = fork();
@@ -389,7 +355,7 @@ _Noreturn static void swapper(const char *path)
 
 static void nothing_outside_is_seen_while_directories_are_swapped(void **state)
 {
-	struct fixture *f = *state;
+	struct sync_root *f = *state;
 	unsigned in = 0, out = 0;
 	char text[16] = { 0 };
 	shell(f->path, "mkdir -p d/e; echo inside >d/e/f; ln -s ../outside l");
