@@ -55,15 +55,16 @@ struct reconciler {
 	size_t nconflicts, conflicts_cap;
 	/* Called for each node whose base follows (adopted or gone), so that it can be stored. */
 	void (*settled)(void *arg, struct node *);
-	/* A decision hangs on a digest of this side that is not known. Returns true if it has filled
-	 * it in (the version's hashed is set); false: it will come later (the node is left out, and
-	 * node_mark_dirty brings it back). */
+	/* A decision hangs on a digest of this side that is not known. Returns true if it has
+	 * filled it in (the version's hashed is set); false: it will come later (the node is left
+	 * out, and node_mark_dirty brings it back). */
 	bool (*hash)(void *arg, struct node *, enum sync_side);
 	void *arg;
 };
 
 /* Takes all dirty nodes and appends what is to be done. A node that is NODE_BUSY stays dirty. Cost:
- * the dirty nodes, their ancestors, and the subtrees of directories that were removed or replaced. */
+ * the dirty nodes, their ancestors, and the subtrees of directories that were removed or replaced.
+ */
 void reconcile(struct reconciler *, struct actions *);
 void reconciler_end(struct reconciler *);
 
