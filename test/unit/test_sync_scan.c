@@ -380,8 +380,8 @@ static size_t nkinds(void)
 
 static void fail_different(const char *path, const struct version *a, const struct version *b)
 {
-	fail_msg("%s is known as kind %d, mode %o, %zu bytes; it is kind %d, mode %o, %zu bytes", path,
-		 a->kind, a->mode, (size_t)a->size, b->kind, b->mode, (size_t)b->size);
+	fail_msg("%s is known as kind %d, mode %o, %zu bytes; it is kind %d, mode %o, %zu bytes",
+		 path, a->kind, a->mode, (size_t)a->size, b->kind, b->mode, (size_t)b->size);
 }
 
 static void compare(struct side *s, const char *dir, const struct scan_options *o)
