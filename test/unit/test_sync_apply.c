@@ -304,6 +304,9 @@ static void pieces_make_a_file(void **state)
 	p = put_new(f->r, "q", want, &err);
 	assert_int_equal(-ESTALE, put_copy(p, (3 << 20) - 5, 10));
 	put_abort(p);
+	p = put_new(f->r, "none", want, &err);
+	assert_int_equal(-ESTALE, put_copy(p, 0, 10));
+	put_abort(p);
 	p = put_new(f->r, "q", want, &err);
 	assert_int_equal(-ESTALE, put_copy(p, UINT64_MAX - 2, 10));
 	put_abort(p);
