@@ -597,6 +597,7 @@ static void test_made_anew(void **state)
 			rmdir(at(dir, "d"));
 			assert_int_equal(mkdir(at(dir, "d"), 0755), 0);
 			assert_int_equal(mkdir(at(dir, "d/e"), 0755), 0);
+			file_put(at(dir, "d/early"), "1");
 			struct stat st;
 			assert_int_equal(stat(at(dir, "d"), &st), 0);
 			tree_find(s.tree, SLICE("d"))->stamp.ino = st.st_ino;
@@ -606,6 +607,7 @@ static void test_made_anew(void **state)
 			settle(&s);
 			compare(&s, dir, &o);
 			unlink(at(dir, "d/f"));
+			unlink(at(dir, "d/early"));
 			unlink(at(dir, "d/e/f"));
 		}
 		side_close(&s);
