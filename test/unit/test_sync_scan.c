@@ -83,7 +83,10 @@ static void side_open(struct side *s, const char *dir, const char *kind,
 	assert_non_null(s->root);
 	s->tree = tree_new(SYNC_ENTRIES_MAX, on_forget, s);
 	if (kind) {
-		struct watch_options wo = { strcmp(kind, "fanotify") == 0, on_event, on_lost, s };
+		struct watch_options wo = { .fanotify = strcmp(kind, "fanotify") == 0,
+					    .changed = on_event,
+					    .lost = on_lost,
+					    .arg = s };
 		int fd = root_open_at(s->root, "", O_RDONLY | O_DIRECTORY);
 		s->watch = watch_new(&wo, fd, &err);
 		close(fd);
