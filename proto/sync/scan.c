@@ -10,13 +10,13 @@
 
 /* node->flags of the scan's own, beside NODE_SEEN and NODE_RACY. */
 enum {
-	LOOK = 1 << 16,      /* in names */
-	WRITTEN = 1 << 17,   /* with LOOK: compare the content */
-	LIST = 1 << 18,      /* in dirs */
-	DEEP = 1 << 19,      /* with LIST: known subdirectories, too */
-	LISTING = 1 << 20,   /* being read right now */
-	UNWATCHED = 1 << 21, /* over the limit of watches */
-	BLIND = 1 << 22,     /* a problem was told */
+	LOOK = 1 << 20,      /* in names */
+	WRITTEN = 1 << 21,   /* with LOOK: compare the content */
+	LIST = 1 << 22,      /* in dirs */
+	DEEP = 1 << 23,      /* with LIST: known subdirectories, too */
+	LISTING = 1 << 24,   /* being read right now */
+	UNWATCHED = 1 << 25, /* over the limit of watches */
+	BLIND = 1 << 26,     /* a problem was told */
 };
 
 enum { DENTS_SIZE = 64 * 1024, TRIES = 3, RACY_NS = 20 * 1000 * 1000 };

@@ -56,6 +56,9 @@ int version_same(const struct version *, const struct version *);
 /* The same in mode, too (mtime is not compared). 1, 0, -1. */
 int version_equal(const struct version *, const struct version *);
 
+/* The same in mode and mtime, too: yes or not known to be. */
+bool version_identical(const struct version *, const struct version *);
+
 struct tree;
 
 struct node {
@@ -85,6 +88,8 @@ enum {
 struct tree *tree_new(size_t entries_max, void (*forget)(void *arg, struct node *), void *arg);
 void tree_free(struct tree *);
 struct node *tree_root(struct tree *);
+/* So many are to come: saves time, changes nothing. */
+void tree_reserve(struct tree *, size_t entries);
 size_t tree_count(const struct tree *); /* nodes, without the root */
 /* Path relative to the root, "" is the root, no leading, doubled or trailing '/'. NULL: no such
  * node. */

@@ -162,7 +162,7 @@ static void pruning(void **state)
 static void dirty(void **state)
 {
 	struct tree *t = tree_new(1000, NULL, NULL);
-	char name[16];
+	char name[24];
 	(void)state;
 	struct node *n = tree_get(t, SLICE("a"));
 	node_set(t, n, SYNC_ALPHA, file(3, one));
