@@ -256,13 +256,7 @@ static void test_problems(void **state)
 	shell(dir, "mkdir -p a/b; echo 1 >a/b/f; echo 1 >g; chmod 755 .");
 	side_open(&s, dir, NULL, (struct scan_options){ .hash = true });
 	scan_all(&s);
-	if (geteuid() == 0)
-		assert_int_equal(seteuid(65534), 0);
-	int root = seteuid(geteuid());
-	(void)root;
-	if (getuid() == 0)
-		assert_int_equal(seteuid(0), 0);
-	shell(dir, "chmod 000 a; chmod 000 g; echo 22 >g; chmod 777 .");
+	shell(dir, "echo 22 >g; chmod 000 a g; chmod 777 .");
 	if (getuid() == 0)
 		assert_int_equal(seteuid(65534), 0);
 	scan_all(&s);
@@ -379,7 +373,7 @@ static const char *const kinds[] = { "inotify", "fanotify" };
 
 static size_t nkinds(void)
 {
-	return geteuid() == 0 ? 2 : 1;
+	return fanotify_works("/tmp") && fanotify_works("/dev/shm") ? 2 : 1;
 }
 
 static void fail_different(const char *path, const struct version *a, const struct version *b)
@@ -572,7 +566,7 @@ static void test_random(void **state)
 	(void)state;
 	umask(022);
 	for (size_t k = 0; k < nkinds(); k++) {
-		for (int i = rounds ? atoi(rounds) : 12, n = getenv("SCAN_ONE") ? i - 1 : 0; i > n;
+		for (int i = rounds ? atoi(rounds) : 6, n = getenv("SCAN_ONE") ? i - 1 : 0; i > n;
 		     i--) {
 			seed = (unsigned)i;
 			struct scan_options o = { .hash = true, .ignore = i % 3 ? NULL : ig };
@@ -632,6 +626,8 @@ static void test_overflow(void **state)
 
 	(void)state;
 	for (size_t k = 0; k < nkinds(); k++) {
+		if (events_max(kinds[k]) > 20000)
+			continue;
 		char *dir = files_tmpfs();
 		struct scan_options o = { .hash = true };
 		struct side s;
