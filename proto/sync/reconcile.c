@@ -2,22 +2,29 @@
 
 struct pass {
 	struct reconciler *r;
-	struct actions *out;
+	struct actions *out, late; /* late: behind all others */
 	struct node **visited;
 	size_t nvisited, cap;
 };
 
 /* -- actions -- */
 
-static void emit(struct pass *p, struct node *n, enum sync_side side, enum act act,
-		 struct version *want, struct version *expect)
+static struct action *action_add(struct actions *out)
 {
-	struct actions *out = p->out;
 	if (out->n == out->cap) {
 		out->cap = out->cap ? out->cap * 2 : 64;
 		out->v = xrealloc(out->v, out->cap * sizeof(struct action));
 	}
-	out->v[out->n++] = (struct action){ n, version_ref(want), version_ref(expect),
+	return &out->v[out->n++];
+}
+
+static void emit(struct pass *p, struct node *n, enum sync_side side, enum act act,
+		 struct version *want, struct version *expect)
+{
+	/* Closing a directory to its owner comes behind what is put into it. */
+	bool closes = act == ACT_META && want->kind == SYNC_DIR && (want->mode & 0300) != 0300;
+	struct actions *out = closes ? &p->late : p->out;
+	*action_add(out) = (struct action){ n, version_ref(want), version_ref(expect),
 					    (uint8_t)side, (uint8_t)act };
 	n->flags &= ~(uint32_t)(N_MAKING_A | N_MAKING_B);
 	if (act == ACT_MKDIR)
@@ -398,6 +405,9 @@ void reconcile(struct reconciler *r, struct actions *out)
 	}
 	for (size_t i = 0; i < count; i++)
 		look(&p, list[i]);
+	for (size_t i = 0; i < p.late.n; i++)
+		*action_add(out) = p.late.v[i];
+	free(p.late.v);
 	for (size_t i = 0; i < p.nvisited; i++)
 		p.visited[i]->flags &= ~(uint32_t)(N_VISITED | N_OPAQUE);
 	for (size_t i = 0; i < count; i++) {

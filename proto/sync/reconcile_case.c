@@ -72,8 +72,6 @@ static enum outcome case_of_unknown(enum sync_mode mode, const struct version *a
 		enum outcome o;
 		if ((ab >= 0 && x != ab) || (ao >= 0 && y != ao) || (bo >= 0 && z != bo))
 			continue;
-		if (x + y + z == 2) /* sameness is transitive */
-			continue;
 		o = case_of(mode, a, b, x, y, z);
 		if (found && o != found)
 			return (enum outcome)0;

@@ -90,8 +90,6 @@ void base_becomes(struct reconciler *r, struct node *top, enum sync_side loser)
 		node_set_base(r->tree, n, version_ref(n->side[loser]));
 		if (r->settled)
 			r->settled(r->arg, n);
-		if (!n->base && !n->side[other(loser)])
-			node_mark_dirty(r->tree, n); /* to be pruned */
 	}
 }
 

@@ -208,10 +208,8 @@ void store_note(struct store *s, struct node *n)
 	if (!s->tree || s->behind)
 		return;
 	s->records += put_node(s, n);
-	if (s->n > BUFFER && store_flush(s) < 0 && s->n > BUFFER) {
-		s->n = 0; /* the tree knows */
-		s->behind = true;
-	}
+	if (s->n > BUFFER && store_flush(s) < 0 && s->n > BUFFER)
+		s->behind = true; /* the tree knows */
 }
 
 /* -- reading -- */

@@ -199,12 +199,15 @@ static void removal(void **state)
 	store_note(s, tree_find(t, SLICE("a")));
 	put(t, SLICE("d"), file(2), 4);
 	store_note(s, tree_find(t, SLICE("d")));
+	put(t, SLICE("a/x"), file(2), 5); /* its directory is yet another */
+	store_note(s, tree_find(t, SLICE("a/x")));
 	closed(s, t);
 	s = loaded(&t, true, 0);
 	assert_null(tree_find(t, SLICE("a/b")) ? tree_find(t, SLICE("a/b"))->base : NULL);
 	assert_null(tree_find(t, SLICE("a")) ? tree_find(t, SLICE("a"))->base : NULL);
 	assert_non_null(tree_find(t, SLICE("c"))->base);
 	assert_non_null(tree_find(t, SLICE("d"))->base);
+	assert_non_null(tree_find(t, SLICE("a/x"))->base);
 	closed(s, t);
 }
 
@@ -323,7 +326,13 @@ static void damage(void **state)
 		bad[at] = (char)(bad[at] ^ 1 << at % 8);
 		write_state(bad, len);
 		s = loaded(&t, true, at < RECORD_HEAD + 3);
-		assert_in_range(entries(t), 0, N - 1);
+		unsigned n = entries(t);
+		assert_in_range(n, 0, N - 1);
+		/* What is written in its place does not bring back what was behind it. */
+		note_number(s, t, n);
+		closed(s, t);
+		s = loaded(&t, true, 0);
+		assert_int_equal(entries(t), n + 1);
 		closed(s, t);
 	}
 }
