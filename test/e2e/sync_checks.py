@@ -1,5 +1,6 @@
 """What must hold for a sync that has come to rest, and what a reader may never see."""
 import collections
+import glob
 import os
 import stat
 import time
@@ -15,7 +16,13 @@ def show(e):
     if e is None:
         return "nothing"
     what = e.what.hex()[:8] if e.kind == "f" else repr(e.what) if e.kind == "l" else ""
-    return f"{e.kind} {e.mode:o} {e.size if e.kind == 'f' else ''} {what} mtime {e.mtime} ino {e.ino}"
+    size = f" {e.size} bytes" if e.kind == "f" else ""
+    return f"{e.kind} {e.mode:o}{size} {what} mtime {e.mtime} ctime {e.ctime} ino {e.ino}"
+
+
+def name_of(path):
+    text = os.fsdecode(path)
+    return repr(text if len(text) < 60 else text[:28] + "..." + text[-28:])
 
 
 def snapshot(root):
@@ -68,7 +75,8 @@ def files_below(top):
 
 
 def private_dirs(root, store, name):
-    return [os.path.join(store, name), os.path.join(root, PRIVATE, name)]
+    """Where a side's stage or trash may be: in the store, or below the root when that is elsewhere."""
+    return [os.path.join(store, name)] + glob.glob(os.path.join(glob.escape(root), PRIVATE, b"*", name))
 
 
 def is_ignored(path):
@@ -175,20 +183,21 @@ def strangers(trees):
 
 
 def leftovers(roots, stores):
-    """Files in a stage that nobody will resume: of less than 1 MiB to be."""
+    """Files in a stage that nobody will resume."""
     return [os.fsdecode(f) + f" ({os.path.getsize(f)} bytes)" for root, store in zip(roots, stores)
-            for d in private_dirs(root, store, b"stage") for f in files_below(d)]
+            for d in private_dirs(root, store, b"stage") for f in files_below(d)
+            if not os.path.basename(f).startswith(b"p") or os.path.getsize(f) < 1 << 20]
 
 
 def not_sparse(trees, ledger):
-    return [f"{os.fsdecode(p)}: {x.blocks} and {y.blocks} blocks" for p, x in trees[ALPHA].items()
+    return [f"{name_of(p)}: {x.blocks} and {y.blocks} blocks" for p, x in trees[ALPHA].items()
             for y in [trees[BETA].get(p)] if y and x.kind == y.kind == "f" and x.what == y.what and
             x.what in ledger.sparse and max(x.blocks, y.blocks) * 512 > x.size // 2]
 
 
 def same_files(before, after):
     """What has changed between two snapshots of one side, down to inode and ctime."""
-    return [f"{os.fsdecode(p)}: {show(before.get(p))} -> {show(after.get(p))}"
+    return [f"{name_of(p)}: {show(before.get(p))} -> {show(after.get(p))}"
             for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p)]
 
 
@@ -245,13 +254,12 @@ def trash_of_alpha(roots, stores):
 
 
 def fail(title, lines, editor=None, paths=()):
-    """Failure with what is known of the paths in the trace of edits."""
+    """Failure with what is known of the first of the paths in the trace of edits."""
     text = [title] + [f"  {line}" for line in list(lines)[:12]]
-    if editor:
-        wanted = {p for path in paths for p in above(path)}
-        shown = [f"  {t:8.3f} {SIDES[s]:5} {words} {[os.fsdecode(p) for p in ps]}" for t, s, words, ps in editor.trace
-                 if any(p in wanted for p in ps)]
-        text += ["  edits there:"] + shown[-30:] if shown else []
+    wanted = {p for path in list(paths)[:3] for p in above(path)}
+    shown = editor and [f"  {t:8.3f} {SIDES[s]:5} {words} {' '.join(name_of(p) for p in ps)}" for t, s, words, ps in editor.trace
+                        if not ps and words.startswith("==") or any(p in wanted for p in ps)]
+    text += ["  edits there:"] + shown[-30:] if shown else []
     raise Failure("\n".join(text))
 
 

@@ -81,7 +81,7 @@ class Ledger:
         return any(path in self.unsure for _, path in self.places.get(k, ()))
 
     def names(self, k):
-        return ", ".join(f"{SIDES[s]}:{os.fsdecode(p)!r}" for s, p in self.places.get(k, ()))
+        return ", ".join(f"{SIDES[s]}:{os.fsdecode(p)[-60:]!r}" for s, p in self.places.get(k, ())[:4])
 
 
 class Editor:

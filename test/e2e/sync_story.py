@@ -262,11 +262,11 @@ class Run:
             with contextlib.suppress(Failure):
                 self.pair.next_status(0.2)
         if left:
-            C.fail(f"fenced {when}, but not equal, and not listed:", (f"{os.fsdecode(p)!r}: {w}" for p, w in left.items()),
+            C.fail(f"fenced {when}, but not equal, and not listed:", (f"{C.name_of(p)}: {w}" for p, w in left.items()),
                    self.editor, left)
         if old:
-            C.fail(f"{when}, listed as conflicts, but equal:", (f"{os.fsdecode(p)!r}: {listed[p]}" for p in old), self.editor, old)
-        C.fail(f"{when}, problems without a cause:", (f"{os.fsdecode(p)!r}: {w}" for p, w in odd), self.editor, [p for p, _ in odd])
+            C.fail(f"{when}, listed as conflicts, but equal:", (f"{C.name_of(p)}: {listed[p]}" for p in old), self.editor, old)
+        C.fail(f"{when}, problems without a cause:", (f"{C.name_of(p)}: {w}" for p, w in odd), self.editor, [p for p, _ in odd])
 
     def peace(self):
         self.lift_all()
@@ -290,7 +290,7 @@ class Run:
         self.pair.cut()
         self.over("at the end")
         left = C.leftovers(self.roots, self.stores)
-        if left and not self.plan.faults:
+        if left:
             C.fail("left in a stage", left)
 
     def conserved(self, when, trash_is_fine):
@@ -327,7 +327,7 @@ class Run:
             self.editor.note(f"== resolve, keep {keep}", path)
             error = self.pair.resolve(path, keep, PATIENCE)
             if error:
-                C.fail(f"resolve {os.fsdecode(path)!r}, keep {keep}: {error}", [], self.editor, [path])
+                C.fail(f"resolve {C.name_of(path)}, keep {keep}: {error}", [], self.editor, [path])
             asked += 1
         if asked:
             self.settle()
