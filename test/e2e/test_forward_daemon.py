@@ -33,8 +33,8 @@ class Forwards:
         os.makedirs(self.run_dir, 0o700)
         self.env = dict(lab.env, XDG_RUNTIME_DIR=self.run_dir, XDG_STATE_HOME=self.state_dir)
         self.state = self.state_dir + "/tstunnel/forwards.json"
-        self.lock, self.log = (f"{self.run_dir}/tstunnel/forwards.{x}" for x in ("lock", "log"))
-        self.socket = self.run_dir + "/tstunnel/forwards.sock"
+        self.lock, self.log = (f"{self.run_dir}/tstunnel/daemon.{x}" for x in ("lock", "log"))
+        self.socket = self.run_dir + "/tstunnel/daemon.sock"
         self.pids = set()
 
     def argv(self, *args):
