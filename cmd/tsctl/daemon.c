@@ -170,11 +170,9 @@ static int open_all(struct daemon *d, char *err, size_t errlen)
 	forward_api_init(&d->api);
 	d->syncs.idle = on_idle;
 	d->syncs.arg = d;
-	d->sync_api = (struct sync_api){ .set = &d->syncs.set,
-					 .rx = d->rx,
-					 .create = on_create,
-					 .idle = on_idle,
-					 .arg = d };
+	d->sync_api = (struct sync_api){
+		.set = &d->syncs.set, .rx = d->rx, .create = on_create, .idle = on_idle, .arg = d
+	};
 	sync_api_init(&d->sync_api);
 	d->http = (struct http_server){ .rx = d->rx,
 					.arg = d,

@@ -7,6 +7,7 @@
 #include "cmd/tsctl/daemon.h"
 #include "cmd/tsctl/forward.h"
 #include "cmd/tsctl/forward_store.h"
+#include "cmd/tsctl/text.h"
 #include "json/json.h"
 #include "reactor/err.h"
 #include "reactor/opt.h"
@@ -143,45 +144,15 @@ int forward_hand_over(const struct forward_flags *f, struct forward_spec *sp)
 
 /* --- list --- */
 
-static const char *bytes_text(uint64_t n)
-{
-	static const char units[] = "kMGTPE";
-	static char ring[4][16];
-	static unsigned at;
-	char *out = ring[at++ % ARRAY_LEN(ring)];
-	double v = (double)n;
-	int unit = -1;
-	for (; v >= 1000 && unit < 5; unit++)
-		v /= 1000;
-	if (unit < 0)
-		snprintf(out, sizeof(ring[0]), "%u B", (unsigned)n);
-	else
-		snprintf(out, sizeof(ring[0]), "%.1f %cB", v, units[unit]);
-	return out;
-}
-
-static struct slice member(struct json_doc *doc, struct json *object, const char *name)
-{
-	struct slice s = SLICE("");
-	json_str(doc, json_member(object, slice_str(name)), &s);
-	return s;
-}
-
-static uint64_t number(struct json *object, const char *name)
-{
-	uint64_t n = 0;
-	json_u64(json_member(object, slice_str(name)), &n);
-	return n;
-}
-
 static void print_row(struct json_doc *doc, struct json *v, int width)
 {
-	struct slice name = member(doc, v, "name"), reason = member(doc, v, "reason");
+	struct slice name = member_text(doc, v, "name"), reason = member_text(doc, v, "reason");
 	printf("%-8.*s  %-*.*s  %-8.*s  %11llu  %8s  %8s  %.*s -> %.*s\n",
-	       SLICE_FMT(member(doc, v, "id")), width, SLICE_FMT(name.n ? name : SLICE("-")),
-	       SLICE_FMT(member(doc, v, "state")), (unsigned long long)number(v, "connections"),
-	       bytes_text(number(v, "bytes_out")), bytes_text(number(v, "bytes_in")),
-	       SLICE_FMT(member(doc, v, "src")), SLICE_FMT(member(doc, v, "dst")));
+	       SLICE_FMT(member_text(doc, v, "id")), width, SLICE_FMT(name.n ? name : SLICE("-")),
+	       SLICE_FMT(member_text(doc, v, "state")),
+	       (unsigned long long)member_number(v, "connections"),
+	       bytes_text(member_number(v, "bytes_out")), bytes_text(member_number(v, "bytes_in")),
+	       SLICE_FMT(member_text(doc, v, "src")), SLICE_FMT(member_text(doc, v, "dst")));
 	if (reason.n)
 		printf("          %.*s\n", SLICE_FMT(reason));
 }
@@ -190,7 +161,7 @@ static void print_table(struct json_doc *doc, struct json *all)
 {
 	int width = 4;
 	for (struct json *v = json_first(all); v; v = json_next(v))
-		width = MAX(width, (int)member(doc, v, "name").n);
+		width = MAX(width, (int)member_text(doc, v, "name").n);
 	printf("%-8s  %-*s  %-8s  %11s  %8s  %8s  %s\n", "ID", width, "NAME", "STATE",
 	       "CONNECTIONS", "SENT", "RECEIVED", "FORWARD");
 	for (struct json *v = json_first(all); v; v = json_next(v))
@@ -211,12 +182,6 @@ static int print_list(const struct buf *reply, bool as_json)
 	return 0;
 }
 
-static int unexpected(const char *who, const char *argument)
-{
-	fprintf(stderr, "%s: unexpected argument: %s\nSee '%s --help'.\n", who, argument, who);
-	return FORWARD_USAGE;
-}
-
 int cmd_forward_list(int argc, char **argv)
 {
 	bool json = false, again;
@@ -234,7 +199,7 @@ int cmd_forward_list(int argc, char **argv)
 	if (first <= 0)
 		return first == 0 ? 0 : FORWARD_USAGE;
 	if (first < argc)
-		return unexpected("tsctl forward list", argv[first]);
+		return unexpected_argument("tsctl forward list", argv[first]);
 	struct buf reply;
 	int status = 0;
 	int r = ask("GET", "/forwards", SLICE(""), DAEMON_ASK_MS, false, &reply, &status, &again);
@@ -338,7 +303,7 @@ static int cmd_change(int argc, char **argv, const char *summary)
 	if (first <= 0)
 		return first == 0 ? 0 : FORWARD_USAGE;
 	if (all && first < argc)
-		return unexpected(name, argv[first]);
+		return unexpected_argument(name, argv[first]);
 	if (!all && first == argc) {
 		fprintf(stderr, "%s: say which, or --all\nSee '%s --help'.\n", name, name);
 		return FORWARD_USAGE;
