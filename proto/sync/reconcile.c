@@ -396,8 +396,9 @@ static struct node *next_up(struct node *n)
 	return n->next ? deepest(n->next) : n->parent;
 }
 
-/* For each node below top, which only side has: what is to become of it, into the flags. */
-static void classify(struct pass *p, struct node *top, enum sync_side side)
+/* For each node below top, which only side has: what is to become of it, into the flags. lost: all
+ * goes that can. */
+static void classify(struct pass *p, struct node *top, enum sync_side side, bool lost)
 {
 	for (struct node *n = deepest(top); n != top; n = next_up(n)) {
 		if (!n->side[side]) {
@@ -407,6 +408,8 @@ static void classify(struct pass *p, struct node *top, enum sync_side side)
 		} else if ((n->flags & (NODE_PROBLEM | N_LISTED)) == NODE_PROBLEM ||
 			   n->side[side]->kind == SYNC_OTHER) {
 			n->flags |= N_BLOCKED;
+		} else if (lost) {
+			n->flags |= N_REMOVE;
 		} else {
 			enum outcome o = decide(p, n, 1U << side);
 			if (o == WAIT)
@@ -478,6 +481,16 @@ static void emit_classified(struct pass *p, struct node *top, enum sync_side sid
 	}
 }
 
+/* Of what is below, nothing is listed by itself. */
+static void conflict_covers(struct reconciler *r, struct node *top, const char *reason)
+{
+	struct node *end = node_skip(r->tree, top);
+	if (!(top->flags & NODE_CONFLICT))
+		for (struct node *n = top; n != end; n = node_next(r->tree, n))
+			conflict_clear(r, n);
+	conflict_set(r, top, reason);
+}
+
 /* top is a directory on this side, and none on the other. */
 static void merge_subtree(struct pass *p, struct node *top, enum sync_side side)
 {
@@ -485,29 +498,31 @@ static void merge_subtree(struct pass *p, struct node *top, enum sync_side side)
 	struct version *there = top->side[other(side)];
 	enum outcome o = decide(p, top, 3);
 	bool away = o == (side == SYNC_ALPHA ? TO_ALPHA : TO_BETA);
+	bool resolved = mode_of(r, top) == SYNC_TWO_WAY_RESOLVED;
 	if (o == WAIT || o == LEAVE || o == CONFLICT) {
 		top->flags |= N_OPAQUE;
 		if (o == LEAVE)
 			conflict_clear(r, top);
 		else if (o == CONFLICT)
-			conflict_set(r, top, conflict_reason(r, top));
+			conflict_covers(r, top, conflict_reason(r, top));
 		return;
 	}
 	top->flags |= away ? N_REMOVE : N_CREATE;
-	classify(p, top, side);
-	if (away && there && top->flags & (N_CREATE | N_STAYS) &&
-	    mode_of(r, top) == SYNC_TWO_WAY_RESOLVED) {
+	classify(p, top, side, false);
+	if (away && there && resolved && top->flags & (N_CREATE | N_STAYS) &&
+	    !(top->flags & N_WAITS)) {
 		unclassify(top);
-		base_becomes(r, top, SYNC_BETA);
 		away = side == SYNC_BETA;
+		if (!away)
+			base_becomes(r, top, SYNC_BETA);
 		top->flags |= away ? N_REMOVE : N_CREATE;
-		classify(p, top, side);
+		classify(p, top, side, away);
 	}
 	if (away && there && top->flags & N_HELD) {
-		if (top->flags & (N_CREATE | N_STAYS))
-			conflict_set(r, top, below_changed);
+		if (top->flags & (N_CREATE | N_STAYS) && !resolved)
+			conflict_covers(r, top, below_changed);
 		else if (top->flags & N_BLOCKED)
-			conflict_set(r, top, stuck);
+			conflict_covers(r, top, stuck);
 		top->flags |= N_OPAQUE;
 	} else {
 		emit_classified(p, top, side);
@@ -595,8 +610,11 @@ static void look_dir(struct pass *p, struct node *dir)
 	for (struct node *n = dir->children; n; n = n->next) {
 		bool settled =
 		    n->side[SYNC_ALPHA] == n->side[SYNC_BETA] && n->side[SYNC_ALPHA] == n->base;
-		if (!settled && !both_dirs(n) &&
-		    !(n->flags & (N_LISTED | NODE_BUSY | NODE_PROBLEM)))
+		if (settled || n->flags & (N_LISTED | NODE_BUSY | NODE_PROBLEM))
+			continue;
+		if (both_dirs(n))
+			node_mark_dirty(p->r->tree, n);
+		else
 			visit(p, n);
 	}
 }
@@ -619,8 +637,15 @@ static void look(struct pass *p, struct node *n)
 			n->flags |= N_AGAIN;
 	} else {
 		visit(p, top);
-		if (top->flags & N_OPAQUE && n != top)
+		if (n == top)
+			return;
+		if (top->flags & N_OPAQUE)
 			conflict_clear(p->r, n);
+		/* The tree says that there is something in what it says is no directory: a scan
+		 * will put one of the two right. */
+		for (int i = 0; i < 2; i++)
+			if (n->side[i] && !is_kind(top->side[i], SYNC_DIR))
+				n->flags |= N_AGAIN;
 	}
 }
 

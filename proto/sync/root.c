@@ -76,8 +76,7 @@ int place_open(struct root *r, const char *path, struct place *p)
 	return p->dir < 0 ? p->dir : 0;
 }
 
-/* chmod(2) of an O_PATH descriptor: fchmod does not take it. */
-static int path_chmod(int fd, unsigned mode)
+int path_chmod(int fd, unsigned mode)
 {
 	char link[32];
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
@@ -114,6 +113,16 @@ int look_stat(int dir, const char *name, struct statx *sx)
 static int64_t stamp_ns(struct statx_timestamp t)
 {
 	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+struct timespec time_of(int64_t ns)
+{
+	int64_t s = ns / 1000000000, rest = ns % 1000000000;
+	if (rest < 0) {
+		s--;
+		rest += 1000000000;
+	}
+	return (struct timespec){ .tv_sec = s, .tv_nsec = rest };
 }
 
 int64_t look_mtime(const struct statx *sx)
@@ -276,7 +285,7 @@ static bool same_mount(int dir, int root)
 	return renameat(dir, ".none", root, SYNC_PRIVATE ".none") == -1 && errno == ENOENT;
 }
 
-static int private_use(struct root *r, int dir, uint64_t trash_max)
+static int private_use(struct root *r, int dir)
 {
 	int trash = -1, err = 0;
 	r->stage = make_dir(dir, "stage");
@@ -285,7 +294,7 @@ static int private_use(struct root *r, int dir, uint64_t trash_max)
 	else if ((trash = make_dir(dir, "trash")) < 0)
 		err = trash;
 	else
-		err = trash_init(&r->trash, trash, trash_max);
+		err = trash_init(&r->trash, trash, r->trash_max);
 	if (err < 0 && r->stage >= 0)
 		close(r->stage);
 	if (err < 0)
@@ -294,22 +303,19 @@ static int private_use(struct root *r, int dir, uint64_t trash_max)
 }
 
 /* The stage and the trash: in the store, or in the root. */
-static int private_open(struct root *r, const struct root_options *o)
+static int private_open(struct root *r)
 {
-	uint64_t max = o->trash_max ? o->trash_max : (uint64_t)TRASH_MAX_MIB << 20;
-	int err = make_path(o->store, 0700), dir;
+	int err = make_path(r->store, 0700), dir;
 	if (err == 0) {
-		dir = open(o->store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		err = dir == -1                ? -errno
-		      : same_mount(dir, r->fd) ? private_use(r, dir, max)
-					       : -EXDEV;
+		dir = open(r->store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		err = dir == -1 ? -errno : same_mount(dir, r->fd) ? private_use(r, dir) : -EXDEV;
 		if (dir != -1)
 			close(dir);
 	}
 	if (err == 0)
 		return 0;
 	/* Several syncs may have this root. */
-	const char *id = strrchr(o->store, '/');
+	const char *id = strrchr(r->store, '/');
 	int top = make_dir(r->fd, SYNC_PRIVATE);
 	if (top < 0)
 		return top;
@@ -317,7 +323,7 @@ static int private_open(struct root *r, const struct root_options *o)
 	close(top);
 	if (dir < 0)
 		return dir;
-	err = private_use(r, dir, max);
+	err = private_use(r, dir);
 	close(dir);
 	return err;
 }
@@ -330,8 +336,11 @@ static void stage_tidy(struct root *r)
 		struct stat st;
 		if (fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == -1 || S_ISDIR(st.st_mode))
 			continue;
-		if (e->d_name[0] != 'p' || st.st_ctime + STAGE_AGE < time(NULL))
+		if ((e->d_name[0] != 'p' && e->d_name[0] != 'n') ||
+		    st.st_ctime + STAGE_AGE < time(NULL))
 			unlinkat(fd, e->d_name, 0);
+		else if (e->d_name[0] == 'n')
+			partial_keep(fd, e->d_name);
 	}
 	if (d)
 		closedir(d);
@@ -339,6 +348,30 @@ static void stage_tidy(struct root *r)
 	r->tmpfile = fd != -1;
 	if (fd != -1)
 		close(fd);
+}
+
+static bool is_gone(int fd)
+{
+	struct stat st;
+	return fstat(fd, &st) == -1 || st.st_nlink == 0;
+}
+
+int root_ready(struct root *r)
+{
+	if (r->stage != -1 && !is_gone(r->stage) && !is_gone(r->trash.dir) &&
+	    (r->trash.now == -1 || !is_gone(r->trash.now)))
+		return 0;
+	if (r->stage != -1)
+		close(r->stage);
+	r->stage = -1;
+	trash_end(&r->trash);
+	r->private_err = private_open(r);
+	return r->private_err;
+}
+
+void stage_name(struct root *r, char out[STAGE_NAME])
+{
+	snprintf(out, STAGE_NAME, "t%llu", (unsigned long long)++r->seq);
 }
 
 struct root *root_open(const struct root_options *o, int *err, char *why, size_t whylen)
@@ -366,14 +399,17 @@ struct root *root_open(const struct root_options *o, int *err, char *why, size_t
 	/* Files get the modes that the other side has. */
 	umask(0);
 	struct root *r = xcalloc(1, sizeof(*r));
+	uint64_t trash_max = o->trash_max ? o->trash_max : (uint64_t)TRASH_MAX_MIB << 20;
 	*r = (struct root){ .fd = fd,
+			    .store = xstrdup(o->store),
+			    .trash_max = trash_max,
 			    .stage = -1,
 			    .path = xstrdup(o->path),
 			    .dev = st.st_dev,
 			    .ino = st.st_ino,
 			    .in_place = o->in_place,
 			    .trash = { .dir = -1, .now = -1 } };
-	r->private_err = private_open(r, o);
+	r->private_err = private_open(r);
 	if (r->stage != -1)
 		stage_tidy(r);
 	*err = 0;
@@ -389,5 +425,6 @@ void root_close(struct root *r)
 		close(r->stage);
 	close(r->fd);
 	free(r->path);
+	free(r->store);
 	free(r);
 }

@@ -10,13 +10,13 @@
 
 /* node->flags of the scan's own, beside NODE_SEEN and NODE_RACY. */
 enum {
-	LOOK = 1 << 16,      /* in names */
-	WRITTEN = 1 << 17,   /* with LOOK: compare the content */
-	LIST = 1 << 18,      /* in dirs */
-	DEEP = 1 << 19,      /* with LIST: known subdirectories, too */
-	LISTING = 1 << 20,   /* being read right now */
-	UNWATCHED = 1 << 21, /* over the limit of watches */
-	BLIND = 1 << 22,     /* a problem was told */
+	LOOK = 1 << 20,      /* in names */
+	WRITTEN = 1 << 21,   /* with LOOK: compare the content */
+	LIST = 1 << 22,      /* in dirs */
+	DEEP = 1 << 23,      /* with LIST: known subdirectories, too */
+	LISTING = 1 << 24,   /* being read right now */
+	UNWATCHED = 1 << 25, /* over the limit of watches */
+	BLIND = 1 << 26,     /* a problem was told */
 };
 
 enum { DENTS_SIZE = 64 * 1024, TRIES = 3, RACY_NS = 20 * 1000 * 1000 };
@@ -421,10 +421,26 @@ static void list_close(struct scan *s)
 	node_prune(s->o.tree, n);
 }
 
+/* Its own mode may have changed since it was looked at: fanotify tells that by the directory, which
+ * was not known, and not by its parent. */
+static void look_again(struct scan *s, struct node *n, int fd)
+{
+	struct version *v = NULL;
+	struct stamp stamp;
+
+	look_begins(s);
+	if (n->parent && root_look_at(s->o.root, fd, "", &v, &stamp) == 0 && v)
+		put(s, n, v, stamp);
+}
+
 static void add_watch(struct scan *s, struct node *n, int fd)
 {
-	if (s->o.watch)
-		set_unwatched(s, n, watch_add(s->o.watch, n, fd) < 0);
+	if (!s->o.watch)
+		return;
+	int rc = watch_add(s->o.watch, n, fd);
+	set_unwatched(s, n, rc < 0);
+	if (rc == 0)
+		look_again(s, n, fd);
 }
 
 static void list_begin(struct scan *s, struct node *n)

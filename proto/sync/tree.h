@@ -76,7 +76,10 @@ enum {
 	NODE_PROBLEM = 8,         /* listed in the session's problems */
 	NODE_SEEN = 16,           /* scan.c's own, while a directory is read */
 	NODE_RACY = 32,           /* scan.c's own: looked at in the very tick it was changed in */
-	NODE_RECONCILE = 0xfff00, /* reconcile.c's own */
+	/* The others are: */
+	NODE_RECONCILE = 0xfff00,    /* reconcile.c's own */
+	NODE_SCAN = 0x7f << 20,      /* scan.c's own */
+	/* bits 27 to 31: session_int.h's own */
 };
 
 /* entries_max bounds the nodes (at most SYNC_ENTRIES_MAX). The root node is there from the start.

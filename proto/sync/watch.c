@@ -162,6 +162,14 @@ int watch_add(struct watch *w, struct node *node, int dir_fd)
 	return 0;
 }
 
+void watch_name(struct watch *w, struct node *node, struct slice name, bool written, bool open)
+{
+	if (open && w->options.writing)
+		w->options.writing(w->options.arg, node, name);
+	else
+		w->options.changed(w->options.arg, node, name, written);
+}
+
 void watch_self(struct watch *w, struct node *node)
 {
 	if (node->parent)

@@ -16,6 +16,9 @@ struct watch_options {
 	/* name in the directory dir changed. written: its content may have, even if size and times
 	 * have not (else: it came, went, or its mode did). */
 	void (*changed)(void *arg, struct node *dir, struct slice name, bool written);
+	/* name (no directory) was made or written to, and whoever does that has perhaps not closed
+	 * it yet: then changed follows. NULL: changed is called instead. */
+	void (*writing)(void *arg, struct node *dir, struct slice name);
 	/* Events were lost: whatever is below this directory may have changed (NULL: anything). */
 	void (*lost)(void *arg, struct node *dir);
 	void *arg;

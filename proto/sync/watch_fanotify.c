@@ -12,6 +12,7 @@
 enum { HANDLE_MAX = 128 };
 
 #define WRITTEN (FAN_MODIFY | FAN_CLOSE_WRITE)
+#define OPEN    ((uint64_t)(FAN_MODIFY | FAN_CREATE)) /* alone */
 #define NAMES   (FAN_CREATE | FAN_DELETE | FAN_MOVED_FROM | FAN_MOVED_TO | FAN_ATTRIB | WRITTEN)
 
 /* The whole filesystem, and of the root itself that it goes away: its parent is not known. */
@@ -81,7 +82,7 @@ static void named(struct watch *w, uint64_t mask, const struct file_handle *h, c
 	if (slice_eq(s, SLICE(".")))
 		watch_self(w, node);
 	else
-		w->options.changed(w->options.arg, node, s, mask & WRITTEN);
+		watch_name(w, node, s, mask & WRITTEN, !(mask & ~OPEN));
 }
 
 size_t fanotify_event(struct watch *w)

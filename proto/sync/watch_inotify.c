@@ -6,7 +6,8 @@
 enum {
 	WRITTEN = IN_MODIFY | IN_CLOSE_WRITE,
 	NAMES = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB | WRITTEN,
-	SELF = IN_DELETE_SELF | IN_MOVE_SELF
+	SELF = IN_DELETE_SELF | IN_MOVE_SELF,
+	OPEN = IN_MODIFY | IN_CREATE /* alone */
 };
 
 int inotify_open(struct watch *w)
@@ -51,7 +52,8 @@ size_t inotify_event(struct watch *w)
 	} else if (e->mask & IN_UNMOUNT) {
 		w->options.lost(w->options.arg, node);
 	} else if (e->len > 0) {
-		w->options.changed(w->options.arg, node, slice_str(e->name), e->mask & WRITTEN);
+		watch_name(w, node, slice_str(e->name), e->mask & WRITTEN,
+			   !(e->mask & ~(uint32_t)OPEN));
 	} else if (!node->parent || (e->mask & SELF)) {
 		watch_self(w, node); /* its attributes are told by the parent's watch, too */
 	}

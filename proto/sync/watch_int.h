@@ -37,6 +37,8 @@ struct watch {
 struct node *watch_find(const struct watch *, struct watch_key);
 /* The directory that node stands for is no longer watched, as the kernel says. */
 void watch_drop(struct watch *, struct node *);
+/* A name in the directory of node. */
+void watch_name(struct watch *, struct node *, struct slice name, bool written, bool open);
 /* A directory itself has changed: that is told as a name in its parent. */
 void watch_self(struct watch *, struct node *);
 

@@ -27,7 +27,7 @@ struct model {
 	struct reconciler r;
 	struct item fs[2][PATHS];   /* what is there */
 	struct item seen[2][PATHS]; /* what the tree has been told */
-	struct item agreed[PATHS];  /* by own account */
+	struct item agreed[PATHS];  /* what both had at once, or was decided to */
 	struct item stored[PATHS];  /* what a store would have as the base */
 	bool pending[2][PATHS];     /* a hash is on its way */
 	unsigned busy[PATHS];
@@ -250,13 +250,6 @@ static void edit(struct model *m, enum sync_side side)
 	}
 }
 
-static void note_agreement(struct model *m, int id)
-{
-	if (same_content(&m->seen[0][id], &m->seen[1][id]))
-		m->agreed[id] =
-		    m->seen[0][id].kind == SYNC_OTHER ? (struct item){ 0 } : m->seen[0][id];
-}
-
 static void scan(struct model *m, enum sync_side side)
 {
 	for (int id = 0; id < PATHS; id++) {
@@ -268,12 +261,6 @@ static void scan(struct model *m, enum sync_side side)
 	}
 }
 
-static void settled(void *arg, struct node *n)
-{
-	struct model *m = arg;
-	m->stored[id_of(n)] = item_of(n->base);
-}
-
 static void fill(struct model *m, struct node *n, enum sync_side side)
 {
 	struct version *v = n->side[side];
@@ -281,6 +268,24 @@ static void fill(struct model *m, struct node *n, enum sync_side side)
 		v->hashed = 1;
 		digest_of(&m->seen[side][id_of(n)], v->digest);
 	}
+}
+
+static void settled(void *arg, struct node *n)
+{
+	struct model *m = arg;
+	int id = id_of(n);
+	const struct item *a = &m->seen[SYNC_ALPHA][id], *b = &m->seen[SYNC_BETA][id];
+	struct item base;
+	for (int side = 0; side < 2; side++)
+		if (n->base == n->side[side]) /* a store would get the digest later */
+			fill(m, n, (enum sync_side)side);
+	base = m->agreed[id] = m->stored[id] = item_of(n->base);
+	if ((same_content(a, &base) && same_content(b, &base)) || m->deciding)
+		return;
+	if (!base.kind && a->kind == SYNC_OTHER && b->kind == SYNC_OTHER)
+		return;
+	/* Else alpha has won by the mode: it counts as the one that has changed. */
+	CHECK(m, m->mode == SYNC_TWO_WAY_RESOLVED && same_content(b, &base), id);
 }
 
 static bool hash(void *arg, struct node *n, enum sync_side side)
@@ -352,13 +357,14 @@ static int execute(struct model *m, const struct action *a, int id)
 	if (!is_dir_there(fs, parent_of(id)))
 		return -ENOENT;
 	if (a->want && a->want->kind == SYNC_FILE && !a->want->hashed) {
-		const struct item *from = &m->seen[!a->side][id]; /* is read now */
-		struct version *v = a->node->side[!a->side];
+		/* What is read now is sent; a change of mode needs no reading. */
+		enum sync_side from = (enum sync_side)(a->act == ACT_META ? a->side : !a->side);
+		struct version *v = a->node->side[from];
 		if (!v || v->kind != SYNC_FILE || v->size != a->want->size ||
-		    v->mtime_ns != a->want->mtime_ns)
+		    (a->act != ACT_META && v->mtime_ns != a->want->mtime_ns))
 			return -ESTALE;
 		a->want->hashed = 1;
-		digest_of(from, a->want->digest);
+		digest_of(&m->seen[from][id], a->want->digest);
 	}
 	want = item_of(a->want);
 	switch (a->act) {
@@ -430,8 +436,6 @@ static void run_one(struct model *m, enum sync_side side)
 static void decide_all(struct model *m)
 {
 	struct actions out = { 0 };
-	for (int id = 0; id < PATHS; id++)
-		note_agreement(m, id);
 	reconcile(&m->r, &out);
 	for (size_t i = 0; i < out.n; i++) {
 		struct action *a = &out.v[i];
@@ -464,6 +468,7 @@ static void converge(struct model *m)
 	unsigned rounds = 0;
 	m->faults = false;
 	drain(m);
+	deliver_hashes(m);
 	scan(m, SYNC_ALPHA);
 	scan(m, SYNC_BETA);
 	for (struct node *n = tree_root(m->tree); (n = node_next(m->tree, n));)

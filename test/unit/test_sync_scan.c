@@ -378,6 +378,12 @@ static size_t nkinds(void)
 	return geteuid() == 0 ? 2 : 1;
 }
 
+static void fail_different(const char *path, const struct version *a, const struct version *b)
+{
+	fail_msg("%s is known as kind %d, mode %o, %zu bytes; it is kind %d, mode %o, %zu bytes", path,
+		 a->kind, a->mode, (size_t)a->size, b->kind, b->mode, (size_t)b->size);
+}
+
 static void compare(struct side *s, const char *dir, const struct scan_options *o)
 {
 	struct side fresh;
@@ -394,7 +400,7 @@ static void compare(struct side *s, const char *dir, const struct scan_options *
 		if (!a || !a->side[SYNC_ALPHA])
 			fail_msg("%s is not known", path);
 		if (version_equal(a->side[SYNC_ALPHA], b->side[SYNC_ALPHA]) != 1)
-			fail_msg("%s is known as something else", path);
+			fail_different(path, a->side[SYNC_ALPHA], b->side[SYNC_ALPHA]);
 		if (b->side[SYNC_ALPHA]->kind != SYNC_DIR)
 			assert_int_equal(a->stamp.ctime_ns, b->stamp.ctime_ns);
 		assert_int_equal(a->stamp.ino, b->stamp.ino);
