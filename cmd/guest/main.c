@@ -303,7 +303,7 @@ int main(int argc, char **argv)
 	if (argc > 1 && strcmp(argv[1], LISTENERS_NAME) == 0)
 		return listeners_main(argc, argv);
 	if (argc > 1 && strcmp(argv[1], SYNC_WORKER_NAME) == 0)
-		return sync_far_main(argc - 2, argv + 2);
+		return syncs_worker_main(argc - 2, argv + 2);
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
 		return first == 0 ? 0 : 2;

@@ -5,6 +5,7 @@
 
 #include "cmd/tsctl/sync_job_int.h"
 #include "proto/sync/path_text.h"
+#include "proto/sync/worker.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
 
@@ -245,7 +246,7 @@ static bool take_root(struct sync_job *j)
 
 static void spawn(struct sync_job *j)
 {
-	char *argv[] = { (char[]){ "/proc/self/exe" }, (char[]){ "sync-worker" }, NULL };
+	char *argv[] = { (char[]){ "/proc/self/exe" }, (char[]){ SYNC_WORKER_NAME }, NULL };
 	char *envp[] = { NULL };
 	char why[256];
 	int err = 0;
