@@ -59,27 +59,40 @@ static void on_changed(void *arg, struct node *dir, struct slice name, bool writ
 	scan_name(s->scan, dir, name, written);
 }
 
-static bool is_file(struct side *s, struct node *dir, struct slice name)
+/* Is it a file, and perhaps not what the tree says it is (as our own doings are)? */
+enum found { NO_FILE, KNOWN, UNKNOWN };
+static enum found find_file(struct side *s, struct node *dir, struct slice name)
 {
 	char path[SYNC_PATH_MAX + 1];
 	struct version *v = NULL;
 	struct stamp stamp;
-	ssize_t n = node_path(dir, path, sizeof(path));
-	if (n < 0 || (size_t)n + 1 + name.n >= sizeof(path))
-		return false;
-	snprintf(path + n, sizeof(path) - (size_t)n, "%s%.*s", n ? "/" : "", SLICE_FMT(name));
-	bool yes = root_look(s->root, path, &v, &stamp) == 0 && v && v->kind == SYNC_FILE;
+	struct node *n = node_child(s->tree, dir, name);
+	ssize_t len = node_path(dir, path, sizeof(path));
+	if (len < 0 || (size_t)len + 1 + name.n >= sizeof(path))
+		return NO_FILE;
+	snprintf(path + len, sizeof(path) - (size_t)len, "%s%.*s", len ? "/" : "", SLICE_FMT(name));
+	if (root_look(s->root, path, &v, &stamp) < 0 || !v)
+		return NO_FILE;
+	const struct version *was = n ? n->side[SYNC_ALPHA] : NULL;
+	enum found found = v->kind != SYNC_FILE ? NO_FILE : UNKNOWN;
+	if (found == UNKNOWN && was && was->kind == SYNC_FILE && was->size == v->size &&
+	    was->mtime_ns == v->mtime_ns && was->mode == v->mode && n->stamp.ino == stamp.ino &&
+	    n->stamp.ctime_ns == stamp.ctime_ns && !(n->flags & NODE_RACY))
+		found = KNOWN;
 	version_unref(v);
-	return yes;
+	return found;
 }
 
 static void on_writing(void *arg, struct node *dir, struct slice name)
 {
 	struct side *s = arg;
 	struct held *h = held_find(s, dir, name);
-	if (!h && (s->nheld == HELD_MAX || !is_file(s, dir, name))) {
-		scan_name(s->scan, dir, name, true);
-		return;
+	if (!h) {
+		enum found found = find_file(s, dir, name);
+		if (found == NO_FILE || (found == UNKNOWN && s->nheld == HELD_MAX))
+			scan_name(s->scan, dir, name, true);
+		if (found != UNKNOWN || s->nheld == HELD_MAX)
+			return;
 	}
 	if (!h) {
 		h = xmalloc(sizeof(*h) + name.n);
