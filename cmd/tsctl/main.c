@@ -19,6 +19,8 @@ static const struct command {
 	{ "status", "say what runs, and how its tunnel is", cmd_status },
 	{ "host-exec", "run a command on the remote host", cmd_host_exec },
 	{ "forward", "make a port or socket of the remote network answer here", cmd_forward },
+	{ "sync", "keep a directory here and a remote one alike", cmd_sync },
+	{ "daemon", "keep forwards and syncs; started when it is needed", cmd_daemon },
 	{ "certs", "make a CA, a server and a client certificate", cmd_certs },
 	{ "version", "print the version", cmd_version },
 	{ "help", "explain a command", cmd_help },
