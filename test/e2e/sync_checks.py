@@ -104,8 +104,8 @@ def differences(trees, mode, touched):
         if is_ignored(path):
             continue
         if x is None and (y.kind == "o" or mode == "one-way-safe" and
-                          any(p in touched[BETA] for p in above(path))):
-            continue
+                          (b".remote-" in path or any(p in touched[BETA] for p in above(path)))):
+            continue  # one's own there; or what resolve, keep both has put aside
         if y is None and x.kind == "o":
             continue
         words = f"alpha {show(x)}; beta {show(y)}"

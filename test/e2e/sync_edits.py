@@ -212,6 +212,7 @@ class Editor:
                 write_all(fd, data, sparse)
             finally:
                 os.close(fd)
+            self.ledger.touched[self.side].add(os.path.relpath(tmp, self.roots[self.side]))
             self.rename_over(tmp, path)
         except OSError:
             with contextlib.suppress(OSError):
@@ -314,6 +315,7 @@ class Editor:
                 late = not os.path.lexists(self.full(path)) or os.lstat(self.full(path)).st_ino != os.fstat(fd).st_ino
                 os.close(fd)
                 self.ledger.wrote(self.side, path, data, late)
+                self.ledger.touched[self.side].add(path)
         self.note(f"   many below {d!r}", d)
 
     def copy(self):
