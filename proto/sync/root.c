@@ -56,7 +56,8 @@ int root_open_at(struct root *r, const char *path, int flags)
 {
 	if (!path_ok(path))
 		return -EINVAL;
-	return open_below(r->fd, *path ? path : ".", flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+	flags |= O_NOFOLLOW | O_CLOEXEC | (flags & O_PATH ? 0 : O_NONBLOCK);
+	return open_below(r->fd, *path ? path : ".", flags);
 }
 
 int place_open(struct root *r, const char *path, struct place *p)
@@ -278,10 +279,13 @@ static int make_dir(int at, const char *name)
 }
 
 /* Can files be renamed from there into the root? The name does not exist, so nothing happens:
- * rename(2) says EXDEV before it looks. */
-static bool same_mount(int dir, int root)
+ * rename(2) says EXDEV before it looks. Subvolumes of btrfs are one mount, but have device numbers
+ * of their own. */
+static bool same_filesystem(int dir, const struct root *r)
 {
-	return renameat(dir, ".none", root, SYNC_PRIVATE ".none") == -1 && errno == ENOENT;
+	struct stat st;
+	return fstat(dir, &st) == 0 && st.st_dev == r->dev &&
+	       renameat(dir, ".none", r->fd, SYNC_PRIVATE ".none") == -1 && errno == ENOENT;
 }
 
 static int private_use(struct root *r, int dir)
@@ -307,7 +311,7 @@ static int private_open(struct root *r)
 	int err = root_make_path(r->store, 0700), dir;
 	if (err == 0) {
 		dir = open(r->store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		err = dir == -1 ? -errno : same_mount(dir, r->fd) ? private_use(r, dir) : -EXDEV;
+		err = dir == -1 ? -errno : same_filesystem(dir, r) ? private_use(r, dir) : -EXDEV;
 		if (dir != -1)
 			close(dir);
 	}
