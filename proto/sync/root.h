@@ -61,4 +61,7 @@ int root_hash(struct root *, const char *path, struct version *v, const struct s
  * step of about ms. */
 void root_tidy(struct root *, unsigned ms);
 
+/* mkdir -p; the last one with mode, those above it with 0755. 0 or -errno. */
+int root_make_path(const char *path, mode_t mode);
+
 #endif
