@@ -85,7 +85,7 @@ class Syncs(Daemon):
         """All is on both sides, byte for byte."""
         self.flush()
         here, there = tree(self.a), tree(self.b)
-        assert here == there
+        assert here == there, [(p, here.get(p), there.get(p)) for p in sorted(here.keys() | there.keys()) if here.get(p) != there.get(p)]
         return here
 
     def workers(self):
