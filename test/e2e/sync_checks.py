@@ -103,9 +103,8 @@ def differences(trees, mode, touched):
         x, y = a.get(path), b.get(path)
         if is_ignored(path):
             continue
-        if x is None and (y.kind == "o" or mode == "one-way-safe" and
-                          (b".remote-" in path or any(p in touched[BETA] for p in above(path)))):
-            continue  # one's own there; or what resolve, keep both has put aside
+        if x is None and (y.kind == "o" or mode == "one-way-safe" and is_betas(path, y, touched[BETA])):
+            continue
         if y is None and x.kind == "o":
             continue
         words = f"alpha {show(x)}; beta {show(y)}"
@@ -115,6 +114,13 @@ def differences(trees, mode, touched):
             if x.mode != y.mode or x.kind == "f" and x.mtime != y.mtime:
                 found[path] = words
     return found
+
+
+def is_betas(path, entry, touched):
+    """One-way-safe: something of beta's own, that keeps its parents; or what resolve, keep both, has put
+    aside."""
+    return b".remote-" in path or any(p in touched for p in above(path)) or \
+        entry.kind == "d" and any(p.startswith(path + b"/") for p in touched)
 
 
 def uncovered(diff, listed, trees):
@@ -135,6 +141,12 @@ def stale(listed, diff, trees):
             not any(is_ignored(q) or t[q].kind == "o" for t in trees for q in t if q == p or q.startswith(p + b"/"))]
 
 
+def undeserved(listed, touched):
+    """Conflicts at paths that one side alone has ever edited."""
+    return [p for p, why in listed.items() if why.startswith("conflict") and not all(
+        set(above(p)) & mine or any(q.startswith(p + b"/") for q in mine) for mine in touched)]
+
+
 def unexplained(listed, trees):
     """Problems that are listed where nothing is to be seen that makes one."""
     odd = []
@@ -146,8 +158,9 @@ def unexplained(listed, trees):
     return odd
 
 
-def lost(ledger, mode, roots, stores, trash_is_fine):
-    """Contents that are nowhere, or only in the trash though nobody meant it."""
+def lost(ledger, mode, roots, stores, resolved):
+    """Contents that are nowhere, or only in the trash though nobody meant it. resolved: a person has chosen
+    which of them go to the trash."""
     trees = [{key(content(f)) for f in files_below(root) if PRIVATE not in f[len(root):].split(b"/")[:2]} for root in roots]
     trash = {key(content(f)) for root, store in zip(roots, stores)
              for d in private_dirs(root, store, b"trash") for f in files_below(d)}
@@ -155,7 +168,7 @@ def lost(ledger, mode, roots, stores, trash_is_fine):
     for k, sides in ledger.held.items():
         gone = ledger.gone.get(k, set())
         born = ledger.places[k][0][0]
-        one_way = mode.startswith("one-way")
+        one_way = mode.startswith("one-way") and not resolved
         if one_way and ALPHA in sides and born == ALPHA:
             if k not in trees[ALPHA] and ALPHA not in gone and not ledger.is_unsure(k):
                 found.append((k, "is not at alpha any more, which a one-way sync never changes"))
@@ -163,13 +176,15 @@ def lost(ledger, mode, roots, stores, trash_is_fine):
         if k in trees[ALPHA] or k in trees[BETA] or ledger.is_unsure(k):
             continue
         if k in trash:
-            kept = mode == "two-way-safe" or mode == "two-way-resolved" and born == ALPHA
-            if kept and not gone and k not in ledger.late and not trash_is_fine:
+            places = ledger.places[k]
+            kept = mode == "two-way-safe" or mode == "two-way-resolved" and \
+                not any(s == BETA or set(above(p)) & ledger.touched[BETA] for s, p in places)
+            if kept and not gone and k not in ledger.late and not resolved:
                 found.append((k, "is only in the trash, and no edit put it there"))
         elif not sides <= gone:
             found.append((k, "is nowhere, held by " + " and ".join(SIDES[s] for s in sides) +
                           (", destroyed at " + SIDES[min(gone)] if gone else "")))
-    if mode.startswith("one-way"):
+    if mode.startswith("one-way") and not resolved:
         for k in trees[ALPHA]:
             if k in ledger.places and all(side == BETA for side, _ in ledger.places[k]):
                 found.append((k, "came to alpha, which a one-way sync never changes"))

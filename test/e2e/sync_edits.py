@@ -324,6 +324,7 @@ class Editor:
         if fd is not None:
             data = read_fd(fd)
             os.close(fd)
+            self.ledger.sparse.discard(key(data))  # the copy is not
             self.put(self.path(WHOLE), data)
 
     def move(self):

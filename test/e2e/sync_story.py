@@ -12,7 +12,7 @@ import time
 import traceback
 
 import sync_checks as C
-from sync_edits import DIRS, Editor, Ledger, set_immutable
+from sync_edits import DIRS, KEEP, Editor, Ledger, set_immutable
 from sync_pair import ALPHA, BETA, SIDES, Ended, Failure, Pair
 
 NOBODY = 65534
@@ -163,6 +163,7 @@ class Run:
             return
         self.pair.cut()
         self.over("after its connection was cut")
+        self.lift_all()
         for full in C.files_below(self.roots[BETA]):
             self.ledger.destroyed(BETA, C.content(full))
         for k in self.ledger.held:
@@ -254,8 +255,9 @@ class Run:
             too_many = max(status.get("conflicts_total", 0), status.get("problems_total", 0)) > 100  # not all are told
             left = {} if too_many else C.uncovered(diff, listed, trees)
             old = C.stale(listed, diff, trees)
+            wrong = C.undeserved(listed, self.ledger.touched) if "wipe" not in self.plan.faults.values() else []
             odd = [] if self.disturbed and self.lifts else C.unexplained(listed, trees)
-            if not left and not old and not odd:
+            if not left and not old and not odd and not wrong:
                 return trees
             if time.monotonic() > end:
                 break
@@ -266,6 +268,9 @@ class Run:
                    self.editor, left)
         if old:
             C.fail(f"{when}, listed as conflicts, but equal:", (f"{C.name_of(p)}: {listed[p]}" for p in old), self.editor, old)
+        if wrong:
+            C.fail(f"{when}, conflicts at what only one side has edited:", (f"{C.name_of(p)}: {listed[p]}" for p in wrong),
+                   self.editor, wrong)
         C.fail(f"{when}, problems without a cause:", (f"{C.name_of(p)}: {w}" for p, w in odd), self.editor, [p for p, _ in odd])
 
     def peace(self):
@@ -293,8 +298,8 @@ class Run:
         if left:
             C.fail("left in a stage", left)
 
-    def conserved(self, when, trash_is_fine):
-        found = C.lost(self.ledger, self.plan.mode, self.roots, self.stores, trash_is_fine)
+    def conserved(self, when, resolved):
+        found = C.lost(self.ledger, self.plan.mode, self.roots, self.stores, resolved)
         if found:
             C.fail(f"lost, {when}:", (f"{k.hex()[:8]} ({self.ledger.names(k)}) {what}" for k, what in found), self.editor,
                    [p for k, _ in found for _, p in self.ledger.places[k]])
@@ -323,7 +328,7 @@ class Run:
             if any(t[q].kind == "o" or C.is_ignored(q) for t in trees for q in t if q == path or q.startswith(path + b"/")) or \
                     any(p in conflicts for p in C.above(os.path.dirname(path))):
                 continue
-            keep = self.rng.choice(["local", "remote", "both"])
+            keep = self.rng.choice(["local", "remote", "both"] if path != KEEP else ["local"])
             self.editor.note(f"== resolve, keep {keep}", path)
             error = self.pair.resolve(path, keep, PATIENCE)
             if error:
