@@ -96,7 +96,7 @@ class Unison(Tool):
         more = ["-ignore", "Name .git"] if ignore_vcs else []
         # 1: some were skipped, which the comparison of the trees would show.
         run(["unison", self.here, f"ssh://far/{self.there}", "-batch", "-auto", "-silent", "-times", "-confirmbigdel=false",
-             "-sshargs", f"-F {Ssh.conf}", *more], "unison", self.env, ok=(0, 1))
+             "-sshargs", f"-F {Ssh.conf}", "-servercmd", f"env UNISON={self.archives}-far unison", *more], "unison", self.env, ok=(0, 1))
 
 
 class Ours(Tool):
@@ -126,12 +126,12 @@ class Ours(Tool):
     @staticmethod
     def daemons():
         """tsctl's processes that are no sync workers."""
-        return [pid for pid, argv in processes() if argv[0].endswith("/tsctl") and "sync-worker" not in argv]
+        return [pid for pid, program, argv in processes() if program == "tsctl" and "sync-worker" not in argv]
 
     @staticmethod
     def workers():
         """(pid of tsctl's worker, pid of the guest's) of the sync that runs; there is only one."""
-        found = {os.path.basename(argv[0]): pid for pid, argv in processes() if "sync-worker" in argv}
+        found = {program: pid for pid, program, argv in processes() if "sync-worker" in argv}
         return found.get("tsctl"), found.get("guest")
 
     def __init__(self, here, there):
@@ -164,12 +164,12 @@ class Ours(Tool):
 
 
 def processes():
+    """(pid, name of the program, argv) of all."""
     for pid in os.listdir("/proc"):
         if pid.isdigit():
             try:
                 with open(f"/proc/{pid}/cmdline", "rb") as f:
                     argv = f.read().decode(errors="replace").split("\0")
+                yield int(pid), os.path.basename(os.readlink(f"/proc/{pid}/exe")), argv
             except OSError:
                 continue
-            if argv[0]:
-                yield int(pid), argv
