@@ -239,6 +239,23 @@ static int by_text(const void *a, const void *b)
 	return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+size_t docker_paths_outermost(char **paths, size_t n)
+{
+	size_t kept = 0;
+	if (n)
+		qsort(paths, n, sizeof(char *), by_text);
+	for (size_t i = 0; i < n; i++) {
+		bool covered = false;
+		for (size_t k = 0; k < kept && !covered; k++)
+			covered = docker_path_below(paths[k], paths[i]) != NULL;
+		if (covered)
+			free(paths[i]);
+		else
+			paths[kept++] = paths[i];
+	}
+	return kept;
+}
+
 char **docker_binds_masks(const struct docker_binds *b, size_t i, size_t *n)
 {
 	char **all = NULL;
@@ -250,18 +267,7 @@ char **docker_binds_masks(const struct docker_binds *b, size_t i, size_t *n)
 		all = grown(all, count, sizeof(char *));
 		all[count++] = xstrdup(below);
 	}
-	if (count)
-		qsort(all, count, sizeof(char *), by_text);
-	*n = 0;
-	for (size_t t = 0; t < count; t++) {
-		bool covered = false;
-		for (size_t k = 0; k < *n && !covered; k++)
-			covered = docker_path_below(all[k], all[t]) != NULL;
-		if (covered)
-			free(all[t]);
-		else
-			all[(*n)++] = all[t];
-	}
+	*n = docker_paths_outermost(all, count);
 	return all;
 }
 

@@ -38,6 +38,10 @@ void docker_binds_end(struct docker_binds *);
  * strings are the caller's, and the array (NULL when there are none). */
 char **docker_binds_masks(const struct docker_binds *, size_t i, size_t *n);
 
+/* Sorts n relative paths, frees those that lie below another or are another, and returns how many
+ * are left. */
+size_t docker_paths_outermost(char **paths, size_t n);
+
 /* Gives a bind of a create request another source (absolute, without NUL): 0, or -EINVAL when the
  * document takes it not (a colon in Binds; over its limits). Once a bind. */
 int docker_bind_move(struct json_doc *, const struct docker_bind *, struct slice source);
