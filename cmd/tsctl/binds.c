@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "proto/docker/ports.h"
+#include "proto/sync/path_text.h"
 #include "reactor/crypto.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
@@ -35,9 +36,9 @@ static void put_users(const struct sync_item *item, struct json_writer *w)
 	json_put_end(w);
 }
 
-static const struct sync_owner owner_ops = {
-	.kind = "bind", .stays = "it ends with the containers that use it", .put = put_users
-};
+static const struct sync_owner owner_ops = { .kind = "bind",
+					     .stays = "it ends with the containers that use it",
+					     .put = put_users };
 
 static void on_changed(void *arg)
 {
@@ -55,7 +56,7 @@ static void hex(const uint8_t *in, size_t n, char *out)
 /* The same after a restart; another for each owner, guest and source. */
 static void make_id(const struct binds *b, const char *source, char out[33])
 {
-	const char *parts[] = { b->owner, b->o.server, source };
+	const char *parts[] = { b->owner, b->server, source };
 	uint8_t digest[32];
 	struct sha256 sha;
 	sha256_init(&sha);
@@ -440,7 +441,8 @@ static bool take_root(struct binds *b)
 	struct slice root = SLICE("");
 	if (doc)
 		json_str(doc, json_find(json_root(doc), "root"), &root);
-	char *clean = docker_path_clean(root);
+	char *path = path_text_get(root), *clean = docker_path_clean(slice_str(path));
+	free(path);
 	if (clean) {
 		free(b->root);
 		b->root = clean;
@@ -452,8 +454,8 @@ static bool take_root(struct binds *b)
 static void refused(struct binds *b, int code, const char *why)
 {
 	bool unknown = code == -ERR_NOT_FOUND && strstr(why, "kind");
-	char *text = xasprintf("%s%s", why,
-			       unknown ? "; it is older than this tsctl: update it" : "");
+	char *text =
+	    xasprintf("%s%s", why, unknown ? "; it is older than this tsctl: update it" : "");
 	if (!b->why || strcmp(b->why, text) != 0)
 		log_warn("binds not-synced reason=%s", log_quote(slice_str(text)));
 	free(b->why);
@@ -609,6 +611,7 @@ struct binds *binds_new(const struct binds_options *o)
 {
 	struct binds *b = xcalloc(1, sizeof(*b));
 	b->o = *o;
+	b->server = xstrdup(o->server);
 	if (o->owner)
 		snprintf(b->owner, sizeof(b->owner), "%s", o->owner);
 	else
@@ -639,5 +642,6 @@ void binds_free(struct binds *b)
 	timer_clear(b->o.rx, &b->tick);
 	free(b->root);
 	free(b->why);
+	free(b->server);
 	free(b);
 }

@@ -33,9 +33,9 @@ struct bind_user {
 	struct bind_use *uses;
 	size_t nuses;
 	bool running, unfenced, gone, seen;
-	unsigned holds;   /* steps on their way: lists do not end it */
-	uint64_t touched; /* binds.clock when it was last known better than by a list */
-	struct timer timer; /* when to forget it */
+	unsigned holds;          /* steps on their way: lists do not end it */
+	uint64_t touched;        /* binds.clock when it was last known better than by a list */
+	struct timer timer;      /* when to forget it */
 	struct binds_step *step; /* our own: looks at the sources of one that was found running, or
 				    waits for the last files of one that is gone */
 };
@@ -51,7 +51,7 @@ enum binds_state {
 struct binds {
 	struct binds_options o;
 	enum binds_state state;
-	char owner[200];
+	char owner[200], *server;
 	char *root; /* of our files on the guest: SYNC_ROOT/OWNER; NULL: never known */
 	char *why;  /* BINDS_REFUSED */
 	struct stream *asking;

@@ -308,8 +308,8 @@ static bool take_sync(struct binds_step *s, size_t i, const struct bind_found *f
 				 bind->source));
 		return false;
 	}
-	s->syncs[i] = bind_sync_get(s->b, path, bind->source, f->kind == BIND_FILE,
-				    !bind->read_only);
+	s->syncs[i] =
+	    bind_sync_get(s->b, path, bind->source, f->kind == BIND_FILE, !bind->read_only);
 	bind_user_add(s->user, s->syncs[i], &s->binds, i);
 	return true;
 }
@@ -342,10 +342,9 @@ static bool take_found(struct binds_step *s, size_t i, const struct bind_found *
 				"remote host's own"));
 		break;
 	case BIND_SPECIAL:
-		warn(s,
-		     xasprintf("tsctl: bind source %s is a %s, which cannot be synced: the "
-			       "container gets what the remote host has there",
-			       source, f->path));
+		warn(s, xasprintf("tsctl: bind source %s is a %s, which cannot be synced: the "
+				  "container gets what the remote host has there",
+				  source, f->path));
 		break;
 	case BIND_SYSTEM:
 		break;
@@ -404,8 +403,8 @@ static void check_begin(struct binds_step *s)
 		s->which[s->nwhich++] = i;
 	}
 	if (s->nwhich)
-		s->check = bind_check_new(s->b->o.rx, paths, missing, s->nwhich, CHECK_MS,
-					  on_checked, s);
+		s->check =
+		    bind_check_new(s->b->o.rx, paths, missing, s->nwhich, CHECK_MS, on_checked, s);
 	else
 		finish(s, 0, NULL);
 	free(paths);
@@ -437,8 +436,7 @@ static void tell_progress(struct binds_step *s)
 		}
 		log_info("sync-progress container=%s source=%s state=%s files-left=%llu "
 			 "bytes-left=%llu",
-			 log_quote(slice_str(s->user->name)),
-			 log_quote(slice_str(f->sync->named)),
+			 log_quote(slice_str(s->user->name)), log_quote(slice_str(f->sync->named)),
 			 sync_job_state(f->sync->item.job, NULL), (unsigned long long)files,
 			 (unsigned long long)bytes);
 		json_free(doc);

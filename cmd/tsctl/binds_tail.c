@@ -84,9 +84,9 @@ struct stream *binds_relayed(struct binds *b, const struct http_head *head, stru
 	}
 	snprintf(target, sizeof(target), "%.*s/exec/%.*s/json", SLICE_FMT(r.prefix),
 		 SLICE_FMT(r.container));
-	t->fetch = http_fetch_plain(b->o.engine->dial(b->o.engine->arg), SLICE("GET"),
-				    slice_str(target), SLICE("docker"), INSPECT_MAX, INSPECT_MS,
-				    on_exec, t);
+	t->fetch =
+	    http_fetch_plain(b->o.engine->dial(b->o.engine->arg), SLICE("GET"), slice_str(target),
+			     SLICE("docker"), INSPECT_MAX, INSPECT_MS, on_exec, t);
 	return t->hold;
 }
 

@@ -54,6 +54,34 @@ static void print_port(struct json_doc *doc, struct json *p)
 	       reason.n ? "  " : "", SLICE_FMT(reason));
 }
 
+/* "  /home/me/app  watching  two-way-resolved  web, db" */
+static void print_sync(struct json_doc *doc, struct json *s)
+{
+	struct slice why = member_text(doc, s, "why");
+	uint64_t files = 0, bytes = 0, conflicts = 0, problems = 0;
+	const char *comma = "  ";
+	json_u64(json_find(s, "todo", "files"), &files);
+	json_u64(json_find(s, "todo", "bytes"), &bytes);
+	json_u64(json_find(s, "conflicts_total"), &conflicts);
+	json_u64(json_find(s, "problems_total"), &problems);
+	printf("  %.*s  %.*s", SLICE_FMT(member_text(doc, s, "local")),
+	       SLICE_FMT(member_text(doc, s, "state")));
+	if (files || bytes)
+		printf(" (%llu files, %llu bytes left)", (unsigned long long)files,
+		       (unsigned long long)bytes);
+	printf("  %.*s", SLICE_FMT(member_text(doc, s, "mode")));
+	for (struct json *c = json_first(json_find(s, "containers")); c; c = json_next(c)) {
+		struct slice name = SLICE("");
+		json_str(doc, c, &name);
+		printf("%s%.*s", comma, SLICE_FMT(name));
+		comma = ", ";
+	}
+	if (conflicts || problems)
+		printf("  %llu conflicts, %llu problems", (unsigned long long)conflicts,
+		       (unsigned long long)problems);
+	printf("%s%.*s\n", why.n ? "  " : "", SLICE_FMT(why));
+}
+
 static void print_human(struct json_doc *doc)
 {
 	bool up = false;
@@ -77,6 +105,8 @@ static void print_human(struct json_doc *doc)
 		printf("  %.*s\n", SLICE_FMT(error));
 	for (struct json *p = json_first(json_find(json_root(doc), "ports")); p; p = json_next(p))
 		print_port(doc, p);
+	for (struct json *v = json_first(json_find(json_root(doc), "syncs")); v; v = json_next(v))
+		print_sync(doc, v);
 }
 
 static int show(const struct instance *i, int pid, void *arg)
