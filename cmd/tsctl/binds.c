@@ -466,9 +466,11 @@ static void refused(struct binds *b, int code, const char *why)
 static void asking_run(struct task *t)
 {
 	struct binds *b = container_of(t, struct binds, asking_task);
-	int r = b->asking ? stream_open_yet(b->asking) : -EAGAIN;
+	char byte;
+	int r = b->asking ? (int)stream_read(b->asking, &byte, 1) : -EAGAIN;
 	if (r == -EAGAIN)
 		return;
+	r = MIN(r, 0); /* what it says stands in its first word, and it ends behind that */
 	bool good = r == 0 && take_root(b), meant = r == 0 || tunnel_is_up(b->o.tunnel);
 	if (good)
 		b->state = BINDS_ON;
