@@ -122,6 +122,9 @@ void syncs_end_all(struct guest *);
 /* At start: where syncs are and what is remembered of them. state_dir NULL: the default. 0, or
  * -EINVAL with a sentence. */
 int syncs_init(struct guest *, const char *state_dir, char *err, size_t errlen);
+/* "guest sync-worker ROOT STORE [BASE]", argv from ROOT on. BASE: ROOT must be below it, and no
+ * symlink there is followed. Returns the exit status. */
+int syncs_worker_main(int argc, char **argv);
 /* Makes these directories; what fails is logged only. */
 void syncs_make_dirs(const struct guest *);
 

@@ -8,7 +8,9 @@
 
 #include "cmd/guest/guest.h"
 #include "json/json.h"
+#include "cmd/guest/worker.h"
 #include "proto/sync/path_text.h"
+#include "proto/sync/worker.h"
 #include "reactor/child.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
@@ -345,9 +347,12 @@ static int spawn(struct sync *y, char *why, size_t whylen)
 	/* Who may not run commands is not to get out of the sync root by a symlink that an earlier
 	 * sync has put into it. */
 	char *base = g->policy.exec.allowed ? NULL : (char *)(uintptr_t)g->sync_root;
-	char *argv[] = {
-		(char[]){ "/proc/self/exe" }, (char[]){ "sync-worker" }, y->root, store, base, NULL
-	};
+	char *argv[] = { (char[]){ "/proc/self/exe" },
+			 (char[]){ SYNC_WORKER_NAME },
+			 y->root,
+			 store,
+			 base,
+			 NULL };
 	char *envp[] = { NULL };
 	int err = 0;
 	y->child = child_spawn(g->rx, &(struct child_options){ .argv = argv, .envp = envp },
@@ -443,6 +448,24 @@ void syncs_end_all(struct guest *g)
 		else if (y->s)
 			mux_reset(y->s, -ERR_GOAWAY, "guest is shutting down");
 	}
+}
+
+/* --- the worker's side --- */
+
+int syncs_worker_main(int argc, char **argv)
+{
+	char path[64];
+	if (argc < 3)
+		return sync_far_main(argc, argv);
+	umask(022);
+	int fd = worker_open_dir(argv[2], argv[0]);
+	if (fd < 0) {
+		fprintf(stderr, "cannot open the directory %s below %s: %s\n", argv[0], argv[2],
+			err_text(fd));
+		return 1;
+	}
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return sync_far_main(2, (char *[]){ path, argv[1], NULL });
 }
 
 /* --- where things are --- */

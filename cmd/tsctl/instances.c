@@ -4,6 +4,7 @@
 
 #include "cmd/tsctl/ask.h"
 #include "cmd/tsctl/control.h"
+#include "cmd/tsctl/text.h"
 #include "reactor/err.h"
 #include "reactor/opt.h"
 
@@ -25,13 +26,6 @@ struct listing {
 	int count;
 };
 
-static struct slice member_text(struct json_doc *doc, struct json *object, const char *key)
-{
-	struct slice s = SLICE("");
-	json_str(doc, json_find(object, key), &s);
-	return s;
-}
-
 static struct slice text_of(struct json_doc *doc, const char *key)
 {
 	return member_text(doc, json_root(doc), key);
@@ -39,9 +33,7 @@ static struct slice text_of(struct json_doc *doc, const char *key)
 
 static uint64_t number_of(struct json_doc *doc, const char *key)
 {
-	uint64_t n = 0;
-	json_u64(json_find(json_root(doc), key), &n);
-	return n;
+	return member_number(json_root(doc), key);
 }
 
 /* "  web  localhost:8080 -> 127.0.0.1:8080/tcp" */
@@ -147,12 +139,6 @@ static int name_of(const char *who, const char *listen, struct instance *i)
 	return 2;
 }
 
-static int unexpected(const char *who, const char *argument)
-{
-	fprintf(stderr, "%s: unexpected argument: %s\nSee '%s --help'.\n", who, argument, who);
-	return 2;
-}
-
 int cmd_status(int argc, char **argv)
 {
 	bool json = false;
@@ -174,7 +160,7 @@ int cmd_status(int argc, char **argv)
 	if (first <= 0)
 		return first == 0 ? 0 : 2;
 	if (first < argc)
-		return unexpected("tsctl status", argv[first]);
+		return unexpected_argument("tsctl status", argv[first]);
 	struct instance i;
 	struct listing l = { .json = json, .first = true };
 	if (listen) {
@@ -255,7 +241,7 @@ int cmd_stop(int argc, char **argv)
 	if (first <= 0)
 		return first == 0 ? 0 : 2;
 	if (first < argc)
-		return unexpected("tsctl stop", argv[first]);
+		return unexpected_argument("tsctl stop", argv[first]);
 	struct instance i;
 	struct stopping s = { .all = all };
 	if (listen) {

@@ -4,6 +4,7 @@
 
 #include "cmd/tsctl/bind_check.h"
 #include "cmd/tsctl/cmd.h"
+#include "proto/sync/worker.h"
 #include "proto/tstunnel/version.h"
 #include "reactor/base.h"
 
@@ -19,6 +20,8 @@ static const struct command {
 	{ "status", "say what runs, and how its tunnel is", cmd_status },
 	{ "host-exec", "run a command on the remote host", cmd_host_exec },
 	{ "forward", "make a port or socket of the remote network answer here", cmd_forward },
+	{ "sync", "keep a directory here and a remote one alike", cmd_sync },
+	{ "daemon", "keep forwards and syncs; started when it is needed", cmd_daemon },
 	{ "certs", "make a CA, a server and a client certificate", cmd_certs },
 	{ "version", "print the version", cmd_version },
 	{ "help", "explain a command", cmd_help },
@@ -92,6 +95,8 @@ int main(int argc, char **argv)
 		return cmd_help(1, argv + 1);
 	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-v") == 0)
 		return cmd_version(1, argv + 1);
+	if (strcmp(argv[1], SYNC_WORKER_NAME) == 0)
+		return sync_brain_main();
 	const struct command *c = find(argv[1]);
 	return c ? c->run(argc - 1, argv + 1) : unknown(argv[1]);
 }

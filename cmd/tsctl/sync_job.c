@@ -5,6 +5,7 @@
 
 #include "cmd/tsctl/sync_job_int.h"
 #include "proto/sync/path_text.h"
+#include "proto/sync/worker.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
 
@@ -204,6 +205,8 @@ static void put_open(const struct sync_job *j, struct buf *b)
 static void job_open(struct sync_job *j)
 {
 	struct buf b;
+	if (!j->sp.tunnel)
+		return;
 	if (!tunnel_is_up(j->sp.tunnel)) {
 		retry_in(j, DOWN_MS);
 		return;
@@ -243,7 +246,7 @@ static bool take_root(struct sync_job *j)
 
 static void spawn(struct sync_job *j)
 {
-	char *argv[] = { (char[]){ "/proc/self/exe" }, (char[]){ "sync-worker" }, NULL };
+	char *argv[] = { (char[]){ "/proc/self/exe" }, (char[]){ SYNC_WORKER_NAME }, NULL };
 	char *envp[] = { NULL };
 	char why[256];
 	int err = 0;
@@ -395,9 +398,22 @@ void sync_fence_cancel(struct sync_fence *f)
 
 /* --- what it is told --- */
 
+void sync_job_tunnel(struct sync_job *j, struct tunnel *t, const char *why)
+{
+	j->sp.tunnel = t;
+	j->failed = !t;
+	set_why(j, t ? NULL : why);
+	if (t && !j->paused)
+		retry_in(j, 0);
+	else if (!t)
+		sync_fences_fail(j, -EIO, why);
+	sync_job_changed(j);
+}
+
 void sync_job_tunnel_changed(struct sync_job *j)
 {
-	if (j->stage == SYNC_IDLE && !j->paused && !j->failed && tunnel_is_up(j->sp.tunnel))
+	if (j->sp.tunnel && j->stage == SYNC_IDLE && !j->paused && !j->failed &&
+	    tunnel_is_up(j->sp.tunnel))
 		retry_in(j, 0);
 }
 
@@ -513,7 +529,7 @@ const char *sync_job_state(const struct sync_job *j, const char **why)
 		state = worker_state(j);
 		if (json_str(j->doc, json_find(j->status, "why"), &s) == 0)
 			snprintf(text, sizeof(text), "%.*s", SLICE_FMT(s));
-	} else {
+	} else if (j->sp.tunnel) {
 		tunnel_status(j->sp.tunnel, &t);
 		snprintf(text, sizeof(text), "%s", t.up ? j->why ? j->why : "" : t.last_error);
 	}

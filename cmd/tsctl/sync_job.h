@@ -39,6 +39,8 @@ struct sync_job *sync_job_new(const struct sync_spec *, bool paused);
  * with -ERR_CANCELLED, from here. NULL is ignored. */
 void sync_job_free(struct sync_job *);
 
+/* For one that was made without a tunnel: here it is, or (NULL) why there is none: "failed". */
+void sync_job_tunnel(struct sync_job *, struct tunnel *, const char *why);
 /* Whoever owns the tunnel may say so from its "changed" and "goaway": a job that waits for the
  * tunnel goes on at once (else within a second), and one whose carrier goes away starts anew. */
 void sync_job_tunnel_changed(struct sync_job *);

@@ -37,7 +37,7 @@ const char *sync_item_label(const struct sync_item *item)
 	if (item->name[0])
 		return item->name;
 	char *out = ring[at++ % ARRAY_LEN(ring)];
-	snprintf(out, sizeof(ring[0]), "%s", sync_job_id(item->job));
+	snprintf(out, sizeof(ring[0]), "%.12s", sync_job_id(item->job));
 	return out;
 }
 

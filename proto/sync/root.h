@@ -38,19 +38,22 @@ int root_check(struct root *);
  */
 void root_generation(const struct root *, char out[64]);
 
-/* What is at path: 0 with *v (unhashed; NULL: nothing) and the stamp, or -errno. A mount point or
+/* What is at path: 0 with *v (unhashed; NULL: nothing, also when its directory is none) and the
+ * stamp, or -errno: -EXDEV below a mount point, -EINVAL for a path that no tree has. A mount point or
  * anything that is no file, directory or link is SYNC_OTHER. */
 int root_look(struct root *, const char *path, struct version **v, struct stamp *);
 /* The same for a name in a directory that is open (root_open_at with O_DIRECTORY). */
 int root_look_at(struct root *, int dir, const char *name, struct version **v, struct stamp *);
-/* openat2(2) with flags (O_NOFOLLOW, O_CLOEXEC and O_NONBLOCK are added); the fd, or -errno. */
+/* openat2(2) with flags (O_NOFOLLOW, O_CLOEXEC and O_NONBLOCK are added); path "" is the root. The fd,
+ * or -errno: -ELOOP for a symlink on the way, -EXDEV for a mount point. */
 int root_open_at(struct root *, const char *path, int flags);
 /* Digest of the file at path, if it is (before and after reading) what v and stamp say: 0, v's
  * digest is set; -ESTALE: it is another by now; -errno. sig may be NULL. */
 struct signature;
 int root_hash(struct root *, const char *path, struct version *v, const struct stamp *,
 	      struct signature *sig);
-/* Drops what is over the bounds of the trash; call now and then. A step of at most ms. */
+/* Drops what is over the bounds of the trash, and what is older than a day; call now and then. A step
+ * of about ms. */
 void root_tidy(struct root *, unsigned ms);
 
 #endif

@@ -24,27 +24,33 @@ struct scan_options {
 	bool hash;           /* new and changed files are hashed, else left unhashed */
 	/* What could not be looked at (why: a sentence), or can be again (why NULL). */
 	void (*problem)(void *arg, struct node *, const char *why);
-	/* A node's side has changed (after node_set). */
+	/* A node's side has changed, or its stamp. Must not prune. */
 	void (*changed)(void *arg, struct node *);
 	void *arg;
 };
 
+/* The options are copied, what they point to must outlive it. */
 struct scan *scan_new(const struct scan_options *);
 void scan_free(struct scan *);
 /* Queues: everything below dir (NULL: the root), by stat; subdirectories that are known included.
  */
 void scan_below(struct scan *, struct node *dir);
-/* Queues one name in a directory (a watch event). */
+/* Queues one name in a directory (a watch event). written: its content is compared, too, even if
+ * all else is as it was. "": the directory itself, which only the root needs: nothing is done. */
 void scan_name(struct scan *, struct node *dir, struct slice name, bool written);
-/* Works for about that long: true if there is more to do. A file is hashed in one go. */
+/* Works for about that long (0: one item): true if there is more to do. A file is hashed in one go.
+ */
 bool scan_step(struct scan *, unsigned ms);
 bool scan_idle(const struct scan *);
+/* Does this scan leave the path out (patterns, masks, only, private names; of its parents, too)? */
+bool scan_ignores(const struct scan *, struct slice path, bool is_dir);
 /* Directories over the limit of watches, which are looked at every few seconds by scan_poll. */
 size_t scan_unwatched(const struct scan *);
 void scan_poll(struct scan *);
 /* Queued nodes are forgotten with the node (call from tree_new's forget). */
 void scan_forget(struct scan *, struct node *);
-/* Totals of what the last full scan saw: entries, bytes. */
+/* Totals of what the last full scan saw: entries, bytes (of the first one, while it runs: so far).
+ */
 void scan_totals(const struct scan *, uint64_t *entries, uint64_t *bytes);
 
 #endif

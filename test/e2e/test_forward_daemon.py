@@ -33,8 +33,8 @@ class Forwards:
         os.makedirs(self.run_dir, 0o700)
         self.env = dict(lab.env, XDG_RUNTIME_DIR=self.run_dir, XDG_STATE_HOME=self.state_dir)
         self.state = self.state_dir + "/tstunnel/forwards.json"
-        self.lock, self.log = (f"{self.run_dir}/tstunnel/forwards.{x}" for x in ("lock", "log"))
-        self.socket = self.run_dir + "/tstunnel/forwards.sock"
+        self.lock, self.log = (f"{self.run_dir}/tstunnel/daemon.{x}" for x in ("lock", "log"))
+        self.socket = self.run_dir + "/tstunnel/daemon.sock"
         self.pids = set()
 
     def argv(self, *args):
@@ -476,6 +476,6 @@ def test_command_line(lab, fw):
         assert r.returncode == 2 and words in r.stderr, (args, r.stderr)
     for args in (["--help"], ["list", "--help"], ["pause", "--help"], ["resume", "--help"], ["terminate", "--help"],
                  ["daemon", "--help"], ["create", "--help"]):
-        assert "Usage: tsctl forward" in fw(*args)
+        assert "Usage: tsctl " in fw(*args)
     text = fw.fails("create", "--foreground", "--name", "x", "tcp:localhost:0", "tstunnel://h/tcp:t:1", status=2)
     assert "--name is of no use with --foreground" in text
