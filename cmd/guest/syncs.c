@@ -343,7 +343,7 @@ static struct sync *find(struct guest *g, const char *id)
 static int spawn(struct sync *y, char *why, size_t whylen)
 {
 	struct guest *g = y->g;
-	char *store = xasprintf("%s/sync/%s", g->state_dir, y->id);
+	char *store = xasprintf("%s/far/%s", g->state_dir, y->id);
 	/* Who may not run commands is not to get out of the sync root by a symlink that an earlier
 	 * sync has put into it. */
 	char *base = g->policy.exec.allowed ? NULL : (char *)(uintptr_t)g->sync_root;

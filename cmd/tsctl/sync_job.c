@@ -531,7 +531,8 @@ const char *sync_job_state(const struct sync_job *j, const char **why)
 			snprintf(text, sizeof(text), "%.*s", SLICE_FMT(s));
 	} else if (j->sp.tunnel) {
 		tunnel_status(j->sp.tunnel, &t);
-		snprintf(text, sizeof(text), "%s", t.up ? j->why ? j->why : "" : t.last_error);
+		const char *down = t.last_error[0] ? t.last_error : "the tunnel is not up";
+		snprintf(text, sizeof(text), "%s", !t.up ? down : j->why ? j->why : "");
 	}
 	if (why)
 		*why = text;

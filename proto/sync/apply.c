@@ -40,7 +40,7 @@ bool expect_same(const struct expect *e, int dir, const char *name, const struct
 	return !exact || moved || look_ctime(sx) == e->stamp.ctime_ns;
 }
 
-int expect_check(const struct expect *e, int dir, const char *name, struct statx *sx)
+int expect_look(const struct expect *e, int dir, const char *name, struct statx *sx)
 {
 	int err = look_stat(dir, name, sx);
 	if (err == -ENOENT) {
@@ -114,6 +114,22 @@ static bool is_at(int fd, int dir, const char *name)
 	       a.stx_ino == b.stx_ino;
 }
 
+/* Nothing in it but our own SYNC_PRIVATE (of a root that is no more)? */
+static bool holds_private_only(int dir, const char *name)
+{
+	int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *d = fd == -1 ? NULL : fdopendir(fd);
+	bool only = d != NULL;
+	for (struct dirent *e; d && only && (e = readdir(d));)
+		only = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
+		       strcmp(e->d_name, SYNC_PRIVATE) == 0;
+	if (d)
+		closedir(d);
+	else if (fd != -1)
+		close(fd);
+	return only;
+}
+
 /* Something else than expected came out of the exchange: it is now at dir, name, and ours at the
  * place. It goes back. If what comes out then is not what we put there, it is newer still and goes
  * back in turn. What is left in the end stays in the trash, even if it is ours: it has been seen,
@@ -146,33 +162,39 @@ static void swap_back(struct root *r, int dir, const char *name, struct place *p
 	trash_keep(r, dir, name);
 }
 
+/* Is what came to dir, name what is expected? A directory must be empty, too. */
+static int came_out(int dir, const char *name, const struct expect *e, struct statx *sx)
+{
+	int err = look_stat(dir, name, sx);
+	if (err < 0 || !expect_same(e, dir, name, sx, true))
+		return -ESTALE;
+	return S_ISDIR(sx->stx_mode) && !holds_private_only(dir, name) ? -ENOTEMPTY : 0;
+}
+
 /* The place's file is linked into the trash, and ours (dir, name) renamed over it. */
 static int swap_by_link(struct root *r, int dir, const char *name, struct place *p,
 			const char *path, const struct expect *e)
 {
 	char old[TRASH_NAME];
-	struct statx sx;
-	int err = 0, to = trash_name(&r->trash, path, old);
-	if (to < 0)
-		return to;
-	bool linked = linkat(p->dir, p->name, to, old, 0) == 0;
-	if (!linked && errno == ENOENT)
-		return -ESTALE;
-	/* No hard links (FAT), or a directory: for a moment nothing is there. */
+	struct statx sx, ours;
+	int err = look_stat(dir, name, &ours), to = trash_name(&r->trash, path, old);
+	if (to < 0 || err < 0)
+		return to < 0 ? to : err;
+	bool linked = !S_ISDIR(ours.stx_mode) && linkat(p->dir, p->name, to, old, 0) == 0;
+	/* A directory, or no hard links (FAT): for a moment nothing is there. */
 	if (!linked && renameat(p->dir, p->name, to, old) == -1)
-		return -errno;
-	if (look_stat(to, old, &sx) < 0 || !expect_same(e, to, old, &sx, true))
-		err = -ESTALE;
-	else if (linked)
+		return errno == ENOENT ? -ESTALE : -errno;
+	err = came_out(to, old, e, &sx);
+	if (err == 0 && linked)
 		err = renameat(dir, name, p->dir, p->name) == -1 ? -errno : 0;
-	else
+	else if (err == 0)
 		err = move_new(dir, name, p->dir, p->name);
 	if (err == 0)
 		trash_added(&r->trash, disk_bytes(&sx));
 	else if (linked)
 		unlinkat(to, old, 0);
-	else
-		move_new(to, old, p->dir, p->name);
+	else if (move_new(to, old, p->dir, p->name) < 0)
+		trash_keep(r, to, old);
 	return err == -EEXIST ? -ESTALE : err;
 }
 
@@ -196,12 +218,12 @@ static int swap_named(struct root *r, int dir, const char *name, struct place *p
 	if (err < 0)
 		return err == -ENOENT ? -ESTALE : err;
 	*ours_left = false;
-	if (look_stat(dir, name, &sx) == 0 && expect_same(e, dir, name, &sx, true)) {
+	err = came_out(dir, name, e, &sx);
+	if (err == 0)
 		trash_added(&r->trash, disk_bytes(&sx));
-		return 0;
-	}
-	swap_back(r, dir, name, p, ours);
-	return -ESTALE;
+	else
+		swap_back(r, dir, name, p, ours);
+	return err;
 }
 
 int thing_swap(struct root *r, const struct thing *t, struct place *p, const char *path,
@@ -277,7 +299,7 @@ int apply_meta(struct root *r, const char *path, const struct version *want, con
 	if (fd < 0)
 		return fd == -ENOENT || fd == -EXDEV || fd == -ENOTDIR || fd == -ELOOP ? -ESTALE
 										       : fd;
-	int err = expect_check(e, fd, "", &sx);
+	int err = expect_look(e, fd, "", &sx);
 	if (err == 0 && S_ISDIR(sx.stx_mode) != (want->kind == SYNC_DIR))
 		err = -ESTALE;
 	if (err == 0)
@@ -288,11 +310,21 @@ int apply_meta(struct root *r, const char *path, const struct version *want, con
 	return err;
 }
 
+/* What was made at the place a moment ago. -ESTALE: others were faster. */
+static int look_made(struct place *p, const struct version *want, struct statx *sx)
+{
+	struct expect made = { .v = want };
+	int err = look_stat(p->dir, p->name, sx);
+	if (err == -ENOENT || (err == 0 && !expect_same(&made, p->dir, p->name, sx, false)))
+		return -ESTALE;
+	return err;
+}
+
 /* The umask is 0, but a default ACL (acl(5)) may have taken bits away. */
 static int dir_finish(struct place *p, const struct version *want, struct statx *sx)
 {
 	int fd = path_open(p->dir, p->name);
-	int err = fd < 0 ? fd : look_stat(fd, "", sx);
+	int err = fd < 0 ? (fd == -ENOENT ? -ESTALE : fd) : look_stat(fd, "", sx);
 	if (err == 0)
 		err = S_ISDIR(sx->stx_mode) ? meta_set(fd, want, sx) : -ESTALE;
 	if (fd >= 0)
@@ -300,87 +332,71 @@ static int dir_finish(struct place *p, const struct version *want, struct statx 
 	return err;
 }
 
-static int place_mkdir(struct place *p, const struct version *want, struct statx *sx)
+static int make_at(int dir, const char *name, const struct version *want)
+{
+	int r = want->kind == SYNC_DIR ? mkdirat(dir, name, want->mode)
+				       : symlinkat(want->target, dir, name);
+	return r == -1 ? -errno : 0;
+}
+
+static int place_make(struct place *p, const struct version *want, struct statx *sx)
 {
 	int err;
 	do {
-		err = mkdirat(p->dir, p->name, want->mode) == -1 ? -errno : 0;
+		err = make_at(p->dir, p->name, want);
 	} while (place_unlock(p, err));
 	if (err < 0)
 		return err == -EEXIST ? -ESTALE : err;
-	err = look_stat(p->dir, p->name, sx);
-	if (err == 0 && (sx->stx_mode & 0777) != want->mode)
+	err = look_made(p, want, sx);
+	if (err == 0 && want->kind == SYNC_DIR && (sx->stx_mode & 0777) != want->mode)
 		err = dir_finish(p, want, sx);
+	return err;
+}
+
+/* In the stage, then in exchange for what is there. */
+static int place_remake(struct root *r, struct place *p, const char *path,
+			const struct version *want, const struct expect *e, struct statx *sx)
+{
+	char name[STAGE_NAME];
+	int err = root_ready(r);
+	if (err == 0)
+		err = expect_look(e, p->dir, p->name, sx);
+	if (err < 0)
+		return err;
+	stage_name(r, name);
+	err = make_at(r->stage, name, want);
+	return err == 0 ? stage_swap(r, name, p, path, e, sx) : err;
+}
+
+/* A directory or a link. */
+static int make(struct root *r, const char *path, const struct version *want,
+		const struct expect *e, struct stamp *stamp)
+{
+	struct place p;
+	struct statx sx;
+	int err = place_open(r, path, &p);
+	if (err == 0)
+		err = e->v ? place_remake(r, &p, path, want, e, &sx) : place_make(&p, want, &sx);
+	if (err == 0)
+		stamp_set(stamp, &sx);
+	place_close(&p);
 	return err;
 }
 
 int apply_mkdir(struct root *r, const char *path, const struct version *want,
 		const struct expect *e, struct stamp *stamp)
 {
-	struct place p;
-	struct statx sx;
-	char name[STAGE_NAME];
+	if (want->kind != SYNC_DIR)
+		return -EINVAL;
 	if (e->v && e->v->kind == SYNC_DIR)
 		return apply_meta(r, path, want, e, stamp);
-	int err = place_open(r, path, &p);
-	if (err == 0 && !e->v)
-		err = place_mkdir(&p, want, &sx);
-	else if (err == 0 && (err = root_ready(r)) == 0 &&
-		 (err = expect_check(e, p.dir, p.name, &sx)) == 0) {
-		stage_name(r, name);
-		err = mkdirat(r->stage, name, want->mode) == -1 ? -errno : 0;
-		if (err == 0)
-			err = stage_swap(r, name, &p, path, e, &sx);
-	}
-	if (err == 0)
-		stamp_set(stamp, &sx);
-	place_close(&p);
-	return err;
+	return make(r, path, want, e, stamp);
 }
 
 int apply_link(struct root *r, const char *path, const struct version *want, const struct expect *e,
 	       struct stamp *stamp)
 {
-	struct place p;
-	struct statx sx;
-	char name[STAGE_NAME];
-	if (want->kind != SYNC_LINK)
-		return -EINVAL;
-	int err = place_open(r, path, &p);
-	if (err == 0 && !e->v) {
-		do {
-			err = symlinkat(want->target, p.dir, p.name) == -1 ? -errno : 0;
-		} while (place_unlock(&p, err));
-		err = err == -EEXIST ? -ESTALE : err;
-		if (err == 0)
-			err = look_stat(p.dir, p.name, &sx);
-	} else if (err == 0 && (err = root_ready(r)) == 0 &&
-		   (err = expect_check(e, p.dir, p.name, &sx)) == 0) {
-		stage_name(r, name);
-		err = symlinkat(want->target, r->stage, name) == -1 ? -errno : 0;
-		if (err == 0)
-			err = stage_swap(r, name, &p, path, e, &sx);
-	}
-	if (err == 0)
-		stamp_set(stamp, &sx);
-	place_close(&p);
-	return err;
-}
-
-/* Nothing in it but our own SYNC_PRIVATE (of a root that is no more)? */
-static bool holds_private_only(int dir, const char *name)
-{
-	int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	DIR *d = fd == -1 ? NULL : fdopendir(fd);
-	bool only = d != NULL;
-	for (struct dirent *e; d && only && (e = readdir(d));)
-		only = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
-		       strcmp(e->d_name, SYNC_PRIVATE) == 0;
-	if (d)
-		closedir(d);
-	else if (fd != -1)
-		close(fd);
-	return only;
+	return want->kind == SYNC_LINK ? make(r, path, want, e, stamp) : -EINVAL;
 }
 
 /* Moves what is there to the trash, and back if it is not what is expected. */
@@ -396,11 +412,10 @@ static int trash_move(struct root *r, struct place *p, const char *path, const s
 	} while (place_unlock(p, err));
 	if (err < 0)
 		return err == -ENOENT ? -ESTALE : err;
-	bool same = look_stat(dir, name, &sx) == 0 && expect_same(e, dir, name, &sx, true) &&
-		    (!S_ISDIR(sx.stx_mode) || holds_private_only(dir, name));
-	if (same || move_new(dir, name, p->dir, p->name) < 0)
+	err = came_out(dir, name, e, &sx);
+	if (err == 0 || move_new(dir, name, p->dir, p->name) < 0)
 		trash_keep(r, dir, name);
-	return same ? 0 : -ESTALE;
+	return err;
 }
 
 static int dir_remove(struct root *r, struct place *p, const char *path, const struct expect *e)
@@ -425,7 +440,7 @@ int apply_remove(struct root *r, const char *path, const struct expect *e)
 	struct statx sx;
 	int err = place_open(r, path, &p);
 	if (err == 0)
-		err = e->v ? expect_check(e, p.dir, p.name, &sx) : -EINVAL;
+		err = e->v ? expect_look(e, p.dir, p.name, &sx) : -EINVAL;
 	if (err == 0 && S_ISDIR(sx.stx_mode))
 		err = dir_remove(r, &p, path, e);
 	else if (err == 0 && (err = root_ready(r)) == 0)

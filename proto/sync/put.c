@@ -365,7 +365,7 @@ static int put_place(struct put *p, struct place *place, const struct expect *e,
 	int err = 0;
 	sx->stx_mask = 0;
 	if (e->v)
-		err = expect_check(e, place->dir, place->name, sx);
+		err = expect_look(e, place->dir, place->name, sx);
 	if (err < 0)
 		return err;
 	put_owner(p, place, sx);
@@ -415,14 +415,14 @@ static int put_over(struct put *p, struct place *place, const struct expect *e, 
 {
 	struct timespec ts[2] = { { .tv_nsec = UTIME_OMIT }, time_of(p->mtime_ns) };
 	struct stat new;
-	int err = expect_check(e, place->dir, place->name, sx), old = -1;
+	int err = expect_look(e, place->dir, place->name, sx), old = -1;
 	if (err < 0)
 		return err;
 	int flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
 	int fd = openat(place->dir, place->name, flags);
 	if (fd == -1)
 		return errno == ENOENT || errno == ELOOP ? -ESTALE : -errno;
-	err = expect_check(e, fd, "", sx);
+	err = expect_look(e, fd, "", sx);
 	if (err == 0)
 		old = err = trash_copy(p->r, p->path, fd, sx);
 	/* Room for it, before anything is overwritten. */
@@ -488,13 +488,13 @@ int apply_copy(struct root *r, const char *from, const struct expect *source, co
 	int fd = root_open_at(r, from, O_RDONLY), err;
 	if (fd < 0)
 		return fd == -EACCES ? fd : -ESTALE;
-	err = expect_check(source, fd, "", &sx);
+	err = expect_look(source, fd, "", &sx);
 	struct put *p = err == 0 ? put_new(r, path, want, &err) : NULL;
 	if (p) {
 		p->err = sparse_copy(fd, want->size, p->fd, false);
 		p->off = p->end = want->size;
 		if (p->err == 0)
-			p->err = expect_check(source, fd, "", &sx);
+			p->err = expect_look(source, fd, "", &sx);
 		err = put_end(p, e, stamp);
 	}
 	close(fd);

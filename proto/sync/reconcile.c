@@ -266,15 +266,10 @@ void actions_end(struct actions *a)
 	*a = (struct actions){ 0 };
 }
 
-static bool equal_in_all(const struct version *a, const struct version *b)
-{
-	return version_equal(a, b) == 1 && (!a || a->mtime_ns == b->mtime_ns);
-}
-
 /* Both sides have v, and it becomes the base. */
 static void settle(struct reconciler *r, struct node *n, struct version *v)
 {
-	bool news = !equal_in_all(n->base, v) || (v && v->hashed && !n->base->hashed);
+	bool news = !version_identical(n->base, v) || (v && v->hashed && !n->base->hashed);
 	conflict_clear(r, n);
 	n->flags &= ~(uint32_t)N_BETA_WINS;
 	if (!news)
@@ -321,7 +316,7 @@ static void merge(struct pass *p, struct node *n)
 {
 	struct version *a = n->side[SYNC_ALPHA], *b = n->side[SYNC_BETA], *want;
 	enum sync_mode mode = mode_of(p->r, n);
-	bool all_a = !two_way(mode) || a->kind == SYNC_LINK, same = equal_in_all(a, b);
+	bool all_a = !two_way(mode) || a->kind == SYNC_LINK, same = version_identical(a, b);
 	unsigned m;
 	int64_t mtime;
 	if (a->kind == SYNC_OTHER) {
@@ -333,7 +328,7 @@ static void merge(struct pass *p, struct node *n)
 		return;
 	}
 	conflict_clear(p->r, n);
-	if (mode == SYNC_ONE_WAY_SAFE && equal_in_all(a, n->base))
+	if (mode == SYNC_ONE_WAY_SAFE && version_identical(a, n->base))
 		return; /* beta's own doing */
 	m = all_a ? a->mode : merged_mode(a, b, n->base);
 	mtime = all_a ? a->mtime_ns : merged_mtime(a, b, n->base);
@@ -343,9 +338,9 @@ static void merge(struct pass *p, struct node *n)
 		want = version_ref(b);
 	else
 		want = with_meta(a, m, mtime);
-	if (!equal_in_all(a, want) && want != a)
+	if (!version_identical(a, want) && want != a)
 		emit(p, n, SYNC_ALPHA, ACT_META, want, a);
-	if (!equal_in_all(b, want) && want != b)
+	if (!version_identical(b, want) && want != b)
 		emit(p, n, SYNC_BETA, ACT_META, want, b);
 	version_unref(want);
 }

@@ -56,7 +56,8 @@ int root_open_at(struct root *r, const char *path, int flags)
 {
 	if (!path_ok(path))
 		return -EINVAL;
-	return open_below(r->fd, *path ? path : ".", flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+	flags |= O_NOFOLLOW | O_CLOEXEC | (flags & O_PATH ? 0 : O_NONBLOCK);
+	return open_below(r->fd, *path ? path : ".", flags);
 }
 
 int place_open(struct root *r, const char *path, struct place *p)
@@ -253,8 +254,7 @@ void root_tidy(struct root *r, unsigned ms)
 	trash_tidy(&r->trash, ms);
 }
 
-/* mkdir -p; the last one with mode, those above it with 0755. */
-static int make_path(const char *path, mode_t mode)
+int root_make_path(const char *path, mode_t mode)
 {
 	char *p = xstrdup(path);
 	int err = 0;
@@ -279,10 +279,13 @@ static int make_dir(int at, const char *name)
 }
 
 /* Can files be renamed from there into the root? The name does not exist, so nothing happens:
- * rename(2) says EXDEV before it looks. */
-static bool same_mount(int dir, int root)
+ * rename(2) says EXDEV before it looks. Subvolumes of btrfs are one mount, but have device numbers
+ * of their own. */
+static bool same_filesystem(int dir, const struct root *r)
 {
-	return renameat(dir, ".none", root, SYNC_PRIVATE ".none") == -1 && errno == ENOENT;
+	struct stat st;
+	return fstat(dir, &st) == 0 && st.st_dev == r->dev &&
+	       renameat(dir, ".none", r->fd, SYNC_PRIVATE ".none") == -1 && errno == ENOENT;
 }
 
 static int private_use(struct root *r, int dir)
@@ -305,10 +308,10 @@ static int private_use(struct root *r, int dir)
 /* The stage and the trash: in the store, or in the root. */
 static int private_open(struct root *r)
 {
-	int err = make_path(r->store, 0700), dir;
+	int err = root_make_path(r->store, 0700), dir;
 	if (err == 0) {
 		dir = open(r->store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		err = dir == -1 ? -errno : same_mount(dir, r->fd) ? private_use(r, dir) : -EXDEV;
+		err = dir == -1 ? -errno : same_filesystem(dir, r) ? private_use(r, dir) : -EXDEV;
 		if (dir != -1)
 			close(dir);
 	}
@@ -344,10 +347,7 @@ static void stage_tidy(struct root *r)
 	}
 	if (d)
 		closedir(d);
-	fd = openat(r->stage, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	r->tmpfile = fd != -1;
-	if (fd != -1)
-		close(fd);
+	r->tmpfile = false; /* O_TMPFILE, then linkat: on ext4 four times as slow as a name */
 }
 
 static bool is_gone(int fd)
@@ -377,7 +377,7 @@ void stage_name(struct root *r, char out[STAGE_NAME])
 struct root *root_open(const struct root_options *o, int *err, char *why, size_t whylen)
 {
 	struct stat st;
-	if (o->make && (*err = make_path(o->path, 0755)) < 0 && *err != -ENOTDIR) {
+	if (o->make && (*err = root_make_path(o->path, 0755)) < 0 && *err != -ENOTDIR) {
 		snprintf(why, whylen, "cannot make %s: %s", o->path, strerror(-*err));
 		return NULL;
 	}

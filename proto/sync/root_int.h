@@ -60,7 +60,7 @@ struct timespec time_of(int64_t ns);
 
 /* Is it what is expected? 0, -ESTALE, or -errno. sx tells what is there; stx_mask 0: nothing. */
 struct expect;
-int expect_check(const struct expect *, int dir, const char *name, struct statx *);
+int expect_look(const struct expect *, int dir, const char *name, struct statx *);
 /* The same for what was seen. moved: by rename(2), which sets its ctime. */
 bool expect_same(const struct expect *, int dir, const char *name, const struct statx *,
 		 bool moved);

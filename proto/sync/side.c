@@ -8,7 +8,10 @@
 
 enum {
 	QUIET_MS = 50,   /* a file is being written: wait until it was left alone so long */
-	STEADY_MS = 500, /* but in a steady stream of writes no longer than that */
+	STEADY_MS = 500, /* but in a steady stream of writes no longer than that, */
+	STEADY_BYTES =
+	    4 << 20, /* and as much again for each of these: a copy of it would be late */
+	STEADY_MAX_MS = 30000,
 	HELD_MAX = 1024, /* more are looked at as they come */
 	EVENTS_MAX = 4096,
 	POLL_MS = 3000,
@@ -19,7 +22,7 @@ enum {
 struct held {
 	struct list link;
 	struct node *dir;
-	uint64_t first, last;
+	uint64_t first, last, steady;
 	size_t namelen;
 	char name[];
 };
@@ -45,7 +48,7 @@ static struct held *held_find(struct side *s, const struct node *dir, struct sli
 
 static void held_arm(struct side *s, const struct held *h)
 {
-	uint64_t now = reactor_now(s->rx), due = MIN(h->last + QUIET_MS, h->first + STEADY_MS);
+	uint64_t now = reactor_now(s->rx), due = MIN(h->last + QUIET_MS, h->first + h->steady);
 	if (!timer_is_set(&s->timer) || s->timer.at > due)
 		timer_set(s->rx, &s->timer, due > now ? due - now : 0);
 }
@@ -59,32 +62,48 @@ static void on_changed(void *arg, struct node *dir, struct slice name, bool writ
 	scan_name(s->scan, dir, name, written);
 }
 
-static bool is_file(struct side *s, struct node *dir, struct slice name)
+/* Is it a file, and perhaps not what the tree says it is (as our own doings are)? */
+enum found { NO_FILE, KNOWN, UNKNOWN };
+static enum found find_file(struct side *s, struct node *dir, struct slice name, uint64_t *size)
 {
 	char path[SYNC_PATH_MAX + 1];
 	struct version *v = NULL;
 	struct stamp stamp;
-	ssize_t n = node_path(dir, path, sizeof(path));
-	if (n < 0 || (size_t)n + 1 + name.n >= sizeof(path))
-		return false;
-	snprintf(path + n, sizeof(path) - (size_t)n, "%s%.*s", n ? "/" : "", SLICE_FMT(name));
-	bool yes = root_look(s->root, path, &v, &stamp) == 0 && v && v->kind == SYNC_FILE;
+	struct node *n = node_child(s->tree, dir, name);
+	ssize_t len = node_path(dir, path, sizeof(path));
+	if (len < 0 || (size_t)len + 1 + name.n >= sizeof(path))
+		return NO_FILE;
+	snprintf(path + len, sizeof(path) - (size_t)len, "%s%.*s", len ? "/" : "", SLICE_FMT(name));
+	if (root_look(s->root, path, &v, &stamp) < 0 || !v)
+		return NO_FILE;
+	*size = v->size;
+	const struct version *was = n ? n->side[SYNC_ALPHA] : NULL;
+	enum found found = v->kind != SYNC_FILE ? NO_FILE : UNKNOWN;
+	if (found == UNKNOWN && was && was->kind == SYNC_FILE && was->size == v->size &&
+	    was->mtime_ns == v->mtime_ns && was->mode == v->mode && n->stamp.ino == stamp.ino &&
+	    n->stamp.ctime_ns == stamp.ctime_ns && !(n->flags & NODE_RACY))
+		found = KNOWN;
 	version_unref(v);
-	return yes;
+	return found;
 }
 
 static void on_writing(void *arg, struct node *dir, struct slice name)
 {
 	struct side *s = arg;
 	struct held *h = held_find(s, dir, name);
-	if (!h && (s->nheld == HELD_MAX || !is_file(s, dir, name))) {
-		scan_name(s->scan, dir, name, true);
-		return;
+	if (!h) {
+		uint64_t size = 0;
+		enum found found = find_file(s, dir, name, &size);
+		if (found == NO_FILE || (found == UNKNOWN && s->nheld == HELD_MAX))
+			scan_name(s->scan, dir, name, true);
+		if (found != UNKNOWN || s->nheld == HELD_MAX)
+			return;
 	}
 	if (!h) {
 		h = xmalloc(sizeof(*h) + name.n);
 		h->dir = dir;
 		h->first = reactor_now(s->rx);
+		h->steady = STEADY_MS;
 		h->namelen = name.n;
 		memcpy(h->name, name.p, name.n);
 		list_init(&h->link);
@@ -96,6 +115,14 @@ static void on_writing(void *arg, struct node *dir, struct slice name)
 	held_arm(s, h);
 }
 
+/* How long writes to a file of that size may go on before it is looked at. */
+static uint64_t steady_ms(struct side *s, const struct held *h)
+{
+	uint64_t size = 0;
+	find_file(s, h->dir, slice_of(h->name, h->namelen), &size);
+	return MIN(STEADY_MS * (1 + size / STEADY_BYTES), STEADY_MAX_MS);
+}
+
 /* Looks at what was left alone for long enough, or at all of it. */
 static void held_release(struct side *s, bool all)
 {
@@ -103,7 +130,9 @@ static void held_release(struct side *s, bool all)
 	for (struct list *l = s->held.next, *next; l != &s->held; l = next) {
 		struct held *h = container_of(l, struct held, link);
 		next = l->next;
-		if (!all && now < h->last + QUIET_MS && now < h->first + STEADY_MS) {
+		if (!all && now < h->last + QUIET_MS && now >= h->first + h->steady)
+			h->steady = steady_ms(s, h);
+		if (!all && now < h->last + QUIET_MS && now < h->first + h->steady) {
 			held_arm(s, h);
 			continue;
 		}

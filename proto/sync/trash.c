@@ -50,13 +50,9 @@ static struct trash_batch *batch_add(struct trash *t, const char *name, time_t b
 static time_t batch_time(const char *name)
 {
 	struct tm tm = { 0 };
-	int used = 0;
-	if (sscanf(name, "%4d%2d%2d-%2d%2d%2d%n", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour,
-		   &tm.tm_min, &tm.tm_sec, &used) != 6 ||
-	    (name[used] != '\0' && name[used] != '.'))
+	const char *end = strptime(name, "%Y%m%d-%H%M%S", &tm);
+	if (!end || (*end && *end != '.'))
 		return 0;
-	tm.tm_year -= 1900;
-	tm.tm_mon--;
 	time_t at = timegm(&tm);
 	return at > 0 ? MIN(at, time(NULL)) : 0; /* a clock that was set back must not keep it */
 }

@@ -110,6 +110,11 @@ int version_equal(const struct version *a, const struct version *b)
 	return a && b && a->mode != b->mode ? 0 : version_same(a, b);
 }
 
+bool version_identical(const struct version *a, const struct version *b)
+{
+	return version_equal(a, b) == 1 && (!a || a->mtime_ns == b->mtime_ns);
+}
+
 /* -- the name table -- */
 
 static uint64_t rotl(uint64_t x, unsigned n)
@@ -374,7 +379,7 @@ struct node *node_next(const struct tree *t, struct node *n)
 void node_set(struct tree *t, struct node *n, enum sync_side side, struct version *v)
 {
 	struct version *old = n->side[side];
-	if (version_equal(old, v) == 1 && (!v || old->mtime_ns == v->mtime_ns)) {
+	if (version_identical(old, v)) {
 		version_unref(v);
 		return;
 	}

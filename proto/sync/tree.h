@@ -56,6 +56,9 @@ int version_same(const struct version *, const struct version *);
 /* The same in mode, too (mtime is not compared). 1, 0, -1. */
 int version_equal(const struct version *, const struct version *);
 
+/* The same in mode and mtime, too: yes or not known to be. */
+bool version_identical(const struct version *, const struct version *);
+
 struct tree;
 
 struct node {
@@ -70,16 +73,16 @@ struct node {
 };
 /* Others use: parent, children and next (iteration), side, base, stamp, watch, flags, name. */
 enum {
-	NODE_DIRTY = 1,           /* a side changed since reconcile last looked */
-	NODE_BUSY = 2,            /* an operation on it is on its way: reconcile leaves it dirty */
-	NODE_CONFLICT = 4,        /* listed in the reconciler's conflicts */
-	NODE_PROBLEM = 8,         /* listed in the session's problems */
-	NODE_SEEN = 16,           /* scan.c's own, while a directory is read */
-	NODE_RACY = 32,           /* scan.c's own: looked at in the very tick it was changed in */
+	NODE_DIRTY = 1,    /* a side changed since reconcile last looked */
+	NODE_BUSY = 2,     /* an operation on it is on its way: reconcile leaves it dirty */
+	NODE_CONFLICT = 4, /* listed in the reconciler's conflicts */
+	NODE_PROBLEM = 8,  /* listed in the session's problems */
+	NODE_SEEN = 16,    /* scan.c's own, while a directory is read */
+	NODE_RACY = 32,    /* scan.c's own: looked at in the very tick it was changed in */
 	/* The others are: */
-	NODE_RECONCILE = 0xfff00,    /* reconcile.c's own */
-	NODE_SCAN = 0x7f << 20,      /* scan.c's own */
-	/* bits 27 to 31: session_int.h's own */
+	NODE_RECONCILE = 0xfff00, /* reconcile.c's own */
+	NODE_SCAN = 0x7f << 20,   /* scan.c's own */
+				  /* bits 27 to 31: session_int.h's own */
 };
 
 /* entries_max bounds the nodes (at most SYNC_ENTRIES_MAX). The root node is there from the start.

@@ -373,7 +373,7 @@ int wire_get(struct msg_in *in, struct slice message)
 {
 	in->m = (struct msg){ 0 };
 	in->path[0] = in->from[0] = '\0';
-	if (wire_length(message) != (ssize_t)message.n)
+	if (message.n == 0 || wire_length(message) != (ssize_t)message.n)
 		return -EBADMSG;
 	struct reader r = { .in = slice_after(message, WIRE_HEAD) };
 	uint64_t type = get_uint(&r, 1);
