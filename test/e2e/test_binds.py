@@ -99,6 +99,18 @@ def test_exec(docker, src):
     wait_for(lambda: os.path.exists(src + "/later"), 10, "what a detached exec wrote")
 
 
+def test_emptied(docker1, src):
+    """A container may empty its directory, and so may we, between two runs."""
+    for i in range(3):
+        put(f"{src}/old{i}", "x")
+    docker1("run", "--rm", "-v", f"{src}:/app", "bb", "sh", "-c", "rm -rf /app/*; sleep 0.3; echo 1 > /app/a; echo 2 > /app/b")
+    assert sorted(os.listdir(src)) == ["a", "b"]
+    for name in os.listdir(src):
+        os.remove(f"{src}/{name}")
+    assert docker1.out("run", "--rm", "-v", f"{src}:/app", "bb", "ls", "/app") == ""
+    assert os.listdir(src) == []
+
+
 def test_stop_and_rm(docker1, src):
     for i, end in enumerate((("stop",), ("kill", "-s", "TERM"), ("rm", "-f"))):
         name = docker1.lab.name()
