@@ -114,6 +114,10 @@ void listeners_end_all(struct guest *);
 /* --- syncs.c: files kept alike --- */
 /* 0, and the stream is taken; or a code, with a sentence, and it is not. */
 int sync_start(struct session *, struct stream *, struct json_doc *, char *why, size_t whylen);
+/* Kind sync-root: says where the files of an owner's containers are, and closes the stream; or a
+ * code, with a sentence, and it does not. */
+int sync_root_tell(const struct guest *, struct stream *, struct json_doc *, char *why,
+		   size_t whylen);
 void syncs_end_all(struct guest *);
 /* At start: where syncs are and what is remembered of them. state_dir NULL: the default. 0, or
  * -EINVAL with a sentence. */

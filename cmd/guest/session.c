@@ -86,6 +86,8 @@ static void session_opened(void *arg, struct stream *s, struct slice json)
 		r = listeners_start(g, s, doc, why, sizeof(why));
 	} else if (slice_eq(kind, SLICE("sync"))) {
 		r = sync_start(se, s, doc, why, sizeof(why));
+	} else if (slice_eq(kind, SLICE("sync-root"))) {
+		r = sync_root_tell(g, s, doc, why, sizeof(why));
 	} else if (slice_eq(kind, SLICE("docker"))) {
 		r = engine_of(g, doc, &to, why, sizeof(why));
 		if (r == 0)

@@ -158,21 +158,26 @@ static void on_kill(struct timer *t)
 	child_kill(container_of(t, struct sync, kill)->child, SIGKILL);
 }
 
-static void on_started(void *arg)
+static void accept_root(struct stream *s, const char *root)
 {
-	struct sync *y = arg;
 	struct buf b;
 	struct json_writer w;
 	buf_init(&b, OPENED_MAX);
 	json_writer_begin(&w, &b);
 	json_put_object(&w);
 	json_put_name(&w, "root");
-	path_text_put(&w, y->root);
+	path_text_put(&w, root);
 	json_put_end(&w);
 	int r = json_writer_end(&w);
 	BUG_ON(r < 0); /* it came in an OPEN */
-	mux_accept(y->s, buf_data(&b));
+	mux_accept(s, buf_data(&b));
 	buf_end(&b);
+}
+
+static void on_started(void *arg)
+{
+	struct sync *y = arg;
+	accept_root(y->s, y->root);
 	y->pump =
 	    pump_start(y->g->rx, y->s,
 		       pair_stream_new(y->g->rx, child_stdout(y->child), child_stdin(y->child)),
@@ -242,6 +247,21 @@ static int root_by_path(const struct guest *g, struct json_doc *doc, char **root
 	return -ERR_DENIED;
 }
 
+/* Where that path of an owner's machine is kept. */
+static int owner_root(const struct guest *g, struct slice owner, const char *path, char **root,
+		      char *why, size_t whylen)
+{
+	if (g->sync_root && g->state_dir) {
+		*root = xasprintf("%s/%.*s%s", g->sync_root, SLICE_FMT(owner), path);
+		return 0;
+	}
+	snprintf(why, whylen,
+		 "this guest keeps no files of containers: it was started without root and "
+		 "without --%s DIR",
+		 g->sync_root ? "state-dir" : "sync-root");
+	return -ERR_DENIED;
+}
+
 /* A Docker bind. */
 static int root_by_owner(const struct guest *g, struct json_doc *doc, struct slice owner,
 			 char **root, char *why, size_t whylen)
@@ -257,14 +277,9 @@ static int root_by_owner(const struct guest *g, struct json_doc *doc, struct sli
 	char *slash = strrchr(source, '/');
 	if (file)
 		*slash = '\0'; /* the directory that holds it */
-	if (g->sync_root)
-		*root = xasprintf("%s/%.*s%s", g->sync_root, SLICE_FMT(owner), source);
-	else
-		snprintf(why, whylen,
-			 "this guest keeps no files of containers: it was started without root "
-			 "and without --sync-root DIR");
+	int r = owner_root(g, owner, source, root, why, whylen);
 	free(source);
-	return *root ? 0 : -ERR_DENIED;
+	return r;
 }
 
 static int resolve(const struct guest *g, struct json_doc *doc, char **root, char *why,
@@ -400,6 +415,25 @@ int sync_start(struct session *se, struct stream *s, struct json_doc *doc, char 
 	if (r < 0)
 		sync_free(y);
 	return r;
+}
+
+int sync_root_tell(const struct guest *g, struct stream *s, struct json_doc *doc, char *why,
+		   size_t whylen)
+{
+	struct slice owner = SLICE("");
+	char *root = NULL;
+	json_str(doc, json_find(json_root(doc), "owner"), &owner);
+	if (!owner_ok(owner)) {
+		snprintf(why, whylen, "\"owner\" must be a name");
+		return -EINVAL;
+	}
+	int r = owner_root(g, owner, "", &root, why, whylen);
+	if (r < 0)
+		return r;
+	accept_root(s, root);
+	stream_close(s, 0);
+	free(root);
+	return 0;
 }
 
 void syncs_end_all(struct guest *g)

@@ -4,6 +4,7 @@
 
 #include "cmd/tsctl/ask.h"
 #include "cmd/tsctl/control.h"
+#include "cmd/tsctl/daemon.h"
 #include "cmd/tsctl/text.h"
 #include "reactor/err.h"
 #include "reactor/opt.h"
@@ -46,6 +47,34 @@ static void print_port(struct json_doc *doc, struct json *p)
 	       reason.n ? "  " : "", SLICE_FMT(reason));
 }
 
+/* "  /home/me/app  watching  two-way-resolved  web, db" */
+static void print_sync(struct json_doc *doc, struct json *s)
+{
+	struct slice why = member_text(doc, s, "why");
+	uint64_t files = 0, bytes = 0, conflicts = 0, problems = 0;
+	const char *comma = "  ";
+	json_u64(json_find(s, "todo", "files"), &files);
+	json_u64(json_find(s, "todo", "bytes"), &bytes);
+	json_u64(json_find(s, "conflicts_total"), &conflicts);
+	json_u64(json_find(s, "problems_total"), &problems);
+	printf("  %.*s  %.*s", SLICE_FMT(member_text(doc, s, "local")),
+	       SLICE_FMT(member_text(doc, s, "state")));
+	if (files || bytes)
+		printf(" (%llu files, %llu bytes left)", (unsigned long long)files,
+		       (unsigned long long)bytes);
+	printf("  %.*s", SLICE_FMT(member_text(doc, s, "mode")));
+	for (struct json *c = json_first(json_find(s, "containers")); c; c = json_next(c)) {
+		struct slice name = SLICE("");
+		json_str(doc, c, &name);
+		printf("%s%.*s", comma, SLICE_FMT(name));
+		comma = ", ";
+	}
+	if (conflicts || problems)
+		printf("  %llu conflicts, %llu problems", (unsigned long long)conflicts,
+		       (unsigned long long)problems);
+	printf("%s%.*s\n", why.n ? "  " : "", SLICE_FMT(why));
+}
+
 static void print_human(struct json_doc *doc)
 {
 	bool up = false;
@@ -69,6 +98,8 @@ static void print_human(struct json_doc *doc)
 		printf("  %.*s\n", SLICE_FMT(error));
 	for (struct json *p = json_first(json_find(json_root(doc), "ports")); p; p = json_next(p))
 		print_port(doc, p);
+	for (struct json *v = json_first(json_find(json_root(doc), "syncs")); v; v = json_next(v))
+		print_sync(doc, v);
 }
 
 static int show(const struct instance *i, int pid, void *arg)
@@ -93,6 +124,26 @@ static int show(const struct instance *i, int pid, void *arg)
 	}
 	buf_end(&body);
 	return 0;
+}
+
+/* The syncs of the daemon, if one runs that has some. */
+static void show_daemon(void)
+{
+	struct instance i;
+	struct buf body;
+	char err[512];
+	int pid = instance_init_single(&i, DAEMON_NAME, err, sizeof(err)) < 0 ? 0 : instance_pid(&i);
+	if (pid <= 0)
+		return;
+	int r = ask(&i, "GET", "/syncs", &body);
+	struct json_doc *doc = r < 0 ? NULL : json_parse(buf_data(&body), NULL, NULL);
+	struct json *v = doc ? json_first(json_find(json_root(doc), "syncs")) : NULL;
+	if (v)
+		printf("tsctl sync  pid %d\n", pid);
+	for (; v; v = json_next(v))
+		print_sync(doc, v);
+	json_free(doc);
+	buf_end(&body);
 }
 
 /* The instance that --listen names. 0, or 2 after printing what is wrong. */
@@ -125,6 +176,7 @@ int cmd_status(int argc, char **argv)
 		.summary =
 		    "Shows the running tsctl's of this user. Exit status 1 if there is none.",
 		.opts = opts,
+		.more = "Syncs that were made by hand are shown, too; \"tsctl sync list\" says more.\n",
 	};
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
@@ -145,6 +197,8 @@ int cmd_status(int argc, char **argv)
 		printf("]\n");
 	else if (l.count == 0)
 		fprintf(stderr, "no tsctl is running\n");
+	if (!json && !listen)
+		show_daemon();
 	return l.count ? 0 : 1;
 }
 

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "cmd/tsctl/bind_check.h"
 #include "cmd/tsctl/cmd.h"
 #include "proto/sync/worker.h"
 #include "proto/tstunnel/version.h"
@@ -24,6 +25,8 @@ static const struct command {
 	{ "certs", "make a CA, a server and a client certificate", cmd_certs },
 	{ "version", "print the version", cmd_version },
 	{ "help", "explain a command", cmd_help },
+	/* Started by tsctl itself. */
+	{ BIND_CHECK_NAME, NULL, cmd_bind_check },
 };
 
 static const struct command *find(const char *name)
@@ -40,7 +43,7 @@ static void usage(FILE *f)
 	      "Docker, ports and commands of a remote host, through one authenticated tunnel.\n\n"
 	      "Commands:\n",
 	      f);
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+	for (size_t i = 0; i < ARRAY_LEN(commands) && commands[i].summary; i++)
 		fprintf(f, "  %-10s  %s\n", commands[i].name, commands[i].summary);
 	fputs("\nSee 'tsctl COMMAND --help'.\n", f);
 }

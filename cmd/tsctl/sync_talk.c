@@ -138,7 +138,7 @@ static void put_config(struct sync_job *j)
 	for (size_t i = 0; i < j->nmasks; i++)
 		path_text_put(&w, j->masks[i]);
 	json_put_end(&w);
-	put_bool(&w, "halt", true);
+	put_bool(&w, "halt", !j->sp.owner); /* containers do empty their directories */
 	put_bool(&w, "fanotify", false);
 	json_put_name(&w, "far");
 	json_put_object(&w);
