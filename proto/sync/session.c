@@ -229,6 +229,12 @@ static int on_entry(struct session *s, const struct msg *m)
 		v = shared(n->base, v);
 	if (v && v == m->want)
 		v = shared(n->side[SYNC_ALPHA], v);
+	/* We have put it there, and were ended before that was noted: they agreed on it. */
+	if (v && m->flags & ENTRY_GIVEN && !s->started && !version_identical(n->base, v)) {
+		node_set_base(t, n, version_ref(v));
+		store_note(s->store, n);
+		s->noted = true;
+	}
 	node_set(t, n, SYNC_BETA, version_ref(v));
 	if (!v)
 		hold(s, n);
@@ -368,6 +374,7 @@ static void round_run(struct session *s)
 	size_t from = s->todo.n;
 	reconcile(&s->rec, &s->todo);
 	ops_added(s, from);
+	problems_looked(s);
 	s->news |= s->todo.n > from;
 }
 

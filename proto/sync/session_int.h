@@ -73,6 +73,7 @@ struct problem {
 	struct node *node;
 	uint8_t kind, side;
 	unsigned tries;
+	bool asked;        /* it is being tried again */
 	uint64_t retry_at; /* 0: by itself it never is */
 	char *why;
 };
@@ -80,6 +81,7 @@ struct problem {
 struct problems {
 	struct list all;
 	size_t n, told; /* told: without the stale ones */
+	bool asked;     /* of any */
 	struct problem *table[1024];
 };
 
@@ -204,6 +206,8 @@ void problem_set(struct session *, struct node *, enum problem_kind, enum sync_s
 void problem_clear(struct session *, struct node *, enum problem_kind, enum sync_side);
 /* Marks what is due (or all) to be tried again; returns when the next is due, 0: none. */
 uint64_t problems_retry(struct session *, bool all);
+/* After reconcile: where it wants nothing to be done any more, nothing is left of the problem. */
+void problems_looked(struct session *);
 /* Something changed under our hands a moment ago, and is to be tried again at once. */
 bool problems_stale(const struct session *);
 void problems_end(struct session *);

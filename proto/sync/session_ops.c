@@ -123,6 +123,8 @@ static void failed(struct session *s, struct op *op, int status, const char *why
 	ssize_t len = node_path(op->node, path, sizeof(path));
 	if (op->side == SYNC_ALPHA && len > 0)
 		side_look(&s->side, slice_of(path, (size_t)len), false);
+	if (op->side == SYNC_ALPHA && status == -ENOTEMPTY)
+		scan_below(s->side.scan, op->node); /* what is it? */
 	bool stale = status == -ESTALE || status == -ENOENT;
 	problem_set(s, op->node, stale ? PROBLEM_STALE : PROBLEM_OP, (enum sync_side)op->side,
 		    why && *why ? why : err_text(status));
