@@ -142,8 +142,8 @@ def stale(listed, diff, trees):
 
 
 def undeserved(listed, touched):
-    """Conflicts at paths that one side alone has ever edited."""
-    return [p for p, why in listed.items() if why.startswith("conflict") and not all(
+    """Conflicts at paths that one side alone has ever edited; but a FIFO may take a file's place."""
+    return [p for p, why in listed.items() if why.startswith("conflict") and "device" not in why and not all(
         set(above(p)) & mine or any(q.startswith(p + b"/") for q in mine) for mine in touched)]
 
 

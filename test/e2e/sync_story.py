@@ -212,8 +212,8 @@ class Run:
                     full = os.path.join(top, d)
                     if self.plan.root:
                         quietly(set_immutable, full, False)
-                    elif not os.path.islink(full) and os.lstat(full).st_mode & 0o700 != 0o700:
-                        os.chmod(full, 0o755)
+                    elif not os.path.islink(full) and is_locked(full):
+                        quietly(os.chmod, full, 0o755)
                         self.ledger.touched[side].add(os.path.relpath(full, root))
 
     # -- rest -------------------------------------------------------------------------------------------
@@ -363,6 +363,12 @@ class Run:
         os.close(self.seen)
         if said and not sys.exc_info()[0]:
             C.fail("a reader saw what must not be seen:", said.decode(errors="replace").splitlines())
+
+
+def is_locked(full):
+    with contextlib.suppress(FileNotFoundError):
+        return os.lstat(full).st_mode & 0o700 != 0o700
+    return False
 
 
 def quietly(f, *args):
