@@ -210,10 +210,13 @@ def not_sparse(trees, ledger):
             x.what in ledger.sparse and max(x.blocks, y.blocks) * 512 > x.size // 2]
 
 
-def same_files(before, after):
-    """What has changed between two snapshots of one side, down to inode and ctime."""
+def same_files(trees, side, after):
+    """What has changed at a side between two snapshots, down to inode and ctime; but for hard links,
+    where a restart sees what has been done to the other ones."""
+    before = trees[side]
+    alone = [p for p in before.keys() | after.keys() if all(p not in t or t[p].links == 1 or t[p].kind == "d" for t in trees)]
     return [f"{name_of(p)}: {show(before.get(p))} -> {show(after.get(p))}"
-            for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p)]
+            for p in sorted(alone) if before.get(p) != after.get(p)]
 
 
 def read_always(roots, out, keep_sides):
