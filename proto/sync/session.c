@@ -32,7 +32,9 @@ int session_fail(struct session *s, int code, const char *fmt, ...)
 void session_halt(struct session *s, bool restart, const char *fmt, ...)
 {
 	va_list ap;
-	if (s->halt_why[0])
+	/* A root that goes is emptied first: that it is gone is the better reason, since what is
+	 * made in its place is merged, and removes nothing. */
+	if (s->halt_why[0] && (s->restart_to_proceed || !restart))
 		return;
 	va_start(ap, fmt);
 	vsnprintf(s->halt_why, sizeof(s->halt_why), fmt, ap);
@@ -195,6 +197,8 @@ static int on_opened(struct session *s, const struct msg *m)
 	int r = store_load(s->store, s->side.tree, true, s->generation, why, sizeof(why));
 	if (r < 0)
 		return session_fail(s, r, "%s", why);
+	if (s->reset_first)
+		session_reset(s);
 	r = side_start(&s->side, &s->side_options, why, sizeof(why));
 	return r < 0 ? session_fail(s, r, "%s", why) : 0;
 }
@@ -334,11 +338,16 @@ static void start(struct session *s)
 	s->news = true;
 }
 
-static bool roots_there(struct session *s)
+void session_look_at_root(struct session *s)
 {
 	char why[256];
 	if (side_check(&s->side, why, sizeof(why)) < 0)
 		session_halt(s, true, "%s: %s", s->config.root, why);
+}
+
+static bool roots_there(struct session *s)
+{
+	session_look_at_root(s);
 	return !s->halt_why[0];
 }
 
