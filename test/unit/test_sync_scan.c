@@ -83,7 +83,10 @@ static void side_open(struct side *s, const char *dir, const char *kind,
 	assert_non_null(s->root);
 	s->tree = tree_new(SYNC_ENTRIES_MAX, on_forget, s);
 	if (kind) {
-		struct watch_options wo = { strcmp(kind, "fanotify") == 0, on_event, on_lost, s };
+		struct watch_options wo = { .fanotify = strcmp(kind, "fanotify") == 0,
+					    .changed = on_event,
+					    .lost = on_lost,
+					    .arg = s };
 		int fd = root_open_at(s->root, "", O_RDONLY | O_DIRECTORY);
 		s->watch = watch_new(&wo, fd, &err);
 		close(fd);
@@ -597,6 +600,7 @@ static void test_made_anew(void **state)
 			rmdir(at(dir, "d"));
 			assert_int_equal(mkdir(at(dir, "d"), 0755), 0);
 			assert_int_equal(mkdir(at(dir, "d/e"), 0755), 0);
+			file_put(at(dir, "d/early"), "1");
 			struct stat st;
 			assert_int_equal(stat(at(dir, "d"), &st), 0);
 			tree_find(s.tree, SLICE("d"))->stamp.ino = st.st_ino;
@@ -606,6 +610,7 @@ static void test_made_anew(void **state)
 			settle(&s);
 			compare(&s, dir, &o);
 			unlink(at(dir, "d/f"));
+			unlink(at(dir, "d/early"));
 			unlink(at(dir, "d/e/f"));
 		}
 		side_close(&s);

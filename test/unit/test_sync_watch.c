@@ -76,7 +76,10 @@ static struct node *add(struct env *e, const char *path, int want)
 
 static void env_open(struct env *e, const char *kind, const char *where)
 {
-	struct watch_options o = { strcmp(kind, "fanotify") == 0, on_changed, on_lost, &e->told };
+	struct watch_options o = { .fanotify = strcmp(kind, "fanotify") == 0,
+				   .changed = on_changed,
+				   .lost = on_lost,
+				   .arg = &e->told };
 	int err;
 
 	memset(e, 0, sizeof(*e));
@@ -330,7 +333,7 @@ static void test_table(void **state)
 /* No fanotify without CAP_SYS_ADMIN. */
 static void test_fallback(void **state)
 {
-	struct watch_options o = { true, on_changed, on_lost, NULL };
+	struct watch_options o = { .fanotify = true, .changed = on_changed, .lost = on_lost };
 	int err, fd = open("/tmp", O_RDONLY | O_DIRECTORY);
 
 	(void)state;
