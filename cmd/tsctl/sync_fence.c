@@ -108,9 +108,10 @@ void sync_fence_cancel(struct sync_fence *f)
 
 void sync_fences_end(struct sync_job *j)
 {
+	struct list *i;
 	sync_fences_fail(j, -ERR_CANCELLED, "the sync was ended");
-	while (!list_empty(&j->over)) {
-		struct sync_fence *f = container_of(j->over.next, struct sync_fence, link);
+	while ((i = list_pop(&j->over))) {
+		struct sync_fence *f = container_of(i, struct sync_fence, link);
 		deliver(&f->task);
 	}
 }
