@@ -535,9 +535,9 @@ void session_free(struct session *s)
 	ops_end(s);
 	problems_end(s);
 	reconciler_end(&s->rec);
+	store_close(s->store); /* it looks at the tree */
 	if (s->has_side)
 		side_close(&s->side);
-	store_close(s->store);
 	channel_free(s->ch);
 	stream_close(s->control, 0);
 	buf_end(&s->control_in);
