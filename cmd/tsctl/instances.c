@@ -132,7 +132,8 @@ static void show_daemon(void)
 	struct instance i;
 	struct buf body;
 	char err[512];
-	int pid = instance_init_single(&i, DAEMON_NAME, err, sizeof(err)) < 0 ? 0 : instance_pid(&i);
+	int pid =
+	    instance_init_single(&i, DAEMON_NAME, err, sizeof(err)) < 0 ? 0 : instance_pid(&i);
 	if (pid <= 0)
 		return;
 	int r = ask(&i, "GET", "/syncs", &body);
@@ -176,7 +177,8 @@ int cmd_status(int argc, char **argv)
 		.summary =
 		    "Shows the running tsctl's of this user. Exit status 1 if there is none.",
 		.opts = opts,
-		.more = "Syncs that were made by hand are shown, too; \"tsctl sync list\" says more.\n",
+		.more =
+		    "Syncs that were made by hand are shown, too; \"tsctl sync list\" says more.\n",
 	};
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
