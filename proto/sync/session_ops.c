@@ -338,6 +338,15 @@ static void renamed(struct session *s, struct op *op, const struct msg *m)
 	op_done(s, op, r == -EOPNOTSUPP ? 0 : r, NULL);
 }
 
+/* It could not be copied there: its content, then. */
+static void resend(struct session *s, struct op *op)
+{
+	char path[SYNC_PATH_MAX + 1];
+	op->copying = false;
+	node_path(op->node, path, sizeof(path));
+	file_send(s, op, path);
+}
+
 int ops_message(struct session *s, struct msg_in *in)
 {
 	struct msg *m = &in->m;
@@ -352,6 +361,8 @@ int ops_message(struct session *s, struct msg_in *in)
 		       (op->state == OP_ASKED || (op->state == OP_SENDING && m->status < 0));
 		if (fits && op->act == ACT_RENAME) {
 			renamed(s, op, m);
+		} else if (fits && op->copying && m->status < 0) {
+			resend(s, op);
 		} else if (fits) {
 			snprintf(why, sizeof(why), "%.*s", SLICE_FMT(m->text));
 			op_done(s, op, m->status, why);
