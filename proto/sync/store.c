@@ -227,6 +227,7 @@ static struct node *get_node(struct loading *l, struct slice path)
 	const char *cut = path.n ? memrchr(path.p, '/', path.n) : NULL;
 	size_t dirlen = cut ? (size_t)(cut - path.p) : 0;
 	struct tree *t = l->s->tree;
+	struct node *n;
 	if (!cut)
 		return tree_get(t, path);
 	if (!l->parent || l->dirlen != dirlen || memcmp(l->dir, path.p, dirlen) != 0) {
@@ -234,7 +235,12 @@ static struct node *get_node(struct loading *l, struct slice path)
 		memcpy(l->dir, path.p, dirlen);
 		l->dirlen = dirlen;
 	}
-	return l->parent ? node_child_get(t, l->parent, slice_after(path, dirlen + 1)) : NULL;
+	n = l->parent ? node_child_get(t, l->parent, slice_after(path, dirlen + 1)) : NULL;
+	if (!n && l->parent) {
+		node_prune(t, l->parent); /* made for nothing */
+		l->parent = NULL;
+	}
+	return n;
 }
 
 static int load_record(struct loading *l, const struct record *r)
