@@ -154,6 +154,8 @@ static int on_open(struct serve *s, const struct msg *m)
 			 m->id, WIRE_VERSION);
 		return -EPROTO;
 	}
+	if (m->data.n >= sizeof(s->generation) || (m->data.n && memchr(m->data.p, '\0', m->data.n)))
+		return serve_bad(s, "OPEN");
 	if (m->text.n && (!wire_path_ok(m->text) || memchr(m->text.p, '/', m->text.n)))
 		return serve_bad(s, "OPEN");
 	s->opened = true;
@@ -179,7 +181,10 @@ static int on_open(struct serve *s, const struct msg *m)
 	if (r < 0)
 		return r;
 	root_generation(s->side.root, s->generation);
-	r = store_load(s->store, s->side.tree, false, s->generation, s->why, sizeof(s->why));
+	/* What was put here, and by whom: another alpha has agreed on nothing yet. */
+	char pair[2 * sizeof(s->generation)];
+	snprintf(pair, sizeof(pair), "%s %.*s", s->generation, SLICE_FMT(m->data));
+	r = store_load(s->store, s->side.tree, false, pair, s->why, sizeof(s->why));
 	if (r < 0)
 		return r;
 	r = side_start(&s->side, &o, s->why, sizeof(s->why));

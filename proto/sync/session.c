@@ -127,6 +127,7 @@ static char *all_patterns(struct session *s)
 static void call_far_end(struct session *s)
 {
 	struct slice text = slice_str(s->config.ignore);
+	char generation[64];
 	while (text.n) {
 		struct msg m = { .type = MSG_IGNORE, .data = text };
 		m.data.n = MIN(text.n, WIRE_INLINE);
@@ -136,7 +137,9 @@ static void call_far_end(struct session *s)
 	for (size_t i = 0; i < s->config.nmasks; i++)
 		channel_send(s->ch, &(struct msg){ .type = MSG_MASK,
 						   .path = slice_str(s->config.masks[i]) });
+	root_generation(s->side.root, generation);
 	channel_send(s->ch, &(struct msg){ .type = MSG_OPEN,
+					   .data = slice_str(generation),
 					   .id = WIRE_VERSION,
 					   .flags = (s->config.far_make ? OPEN_MAKE : 0) |
 						    (s->config.far_in_place ? OPEN_IN_PLACE : 0) |
@@ -197,6 +200,7 @@ static int on_opened(struct session *s, const struct msg *m)
 	int r = store_load(s->store, s->side.tree, true, s->generation, why, sizeof(why));
 	if (r < 0)
 		return session_fail(s, r, "%s", why);
+	s->remembers = r == 0;
 	if (s->reset_first)
 		session_reset(s);
 	r = side_start(&s->side, &s->side_options, why, sizeof(why));
@@ -230,8 +234,10 @@ static int on_entry(struct session *s, const struct msg *m)
 		v = shared(n->base, v);
 	if (v && v == m->want)
 		v = shared(n->side[SYNC_ALPHA], v);
-	/* We have put it there, and were ended before that was noted: they agreed on it. */
-	if (v && m->flags & ENTRY_GIVEN && !s->started && !version_identical(n->base, v)) {
+	/* We have put it there, and were ended before that was noted: they agreed on it. (Not if
+	 * it was another alpha that did: then nothing has been agreed on with this one.) */
+	if (v && m->flags & ENTRY_GIVEN && s->remembers && !s->started &&
+	    !version_identical(n->base, v)) {
 		node_set_base(t, n, version_ref(v));
 		store_note(s->store, n);
 		s->noted = true;

@@ -135,6 +135,7 @@ struct session {
 	bool has_side;
 	struct store *store;
 	char generation[160];
+	bool remembers; /* the store has a base for it */
 	bool noted;
 	uint64_t check_at;
 

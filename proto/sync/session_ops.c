@@ -174,6 +174,12 @@ static void begin_alpha(struct session *s, struct op *op, const char *path)
 	struct expect e = { op->expect, n->stamp };
 	int r;
 	op->stamp = n->stamp;
+	/* The stamp is of what is there now, which may look like what was expected. */
+	if (n->side[SYNC_ALPHA] != op->expect &&
+	    !version_identical(n->side[SYNC_ALPHA], op->expect)) {
+		op_done(s, op, -ESTALE, NULL);
+		return;
+	}
 	switch (op->act) {
 	case ACT_PUT:
 		file_fetch(s, op, path);

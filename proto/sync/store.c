@@ -70,24 +70,6 @@ struct store *store_open(const char *dir, int *err, char *why, size_t whylen)
 	return NULL;
 }
 
-void store_close(struct store *s)
-{
-	if (!s)
-		return;
-	if (s->tree)
-		store_flush(s);
-	if (s->fd >= 0)
-		close(s->fd);
-	if (s->lock_fd >= 0)
-		close(s->lock_fd);
-	if (s->dir_fd >= 0)
-		close(s->dir_fd);
-	free(s->generation);
-	free(s->buf);
-	free(s->dir);
-	free(s);
-}
-
 /* -- writing -- */
 
 static int write_at(int fd, const char *p, size_t n, uint64_t at, size_t *done)
@@ -113,6 +95,24 @@ static int drain(struct store *s, int fd, uint64_t *end)
 	s->n -= done;
 	memmove(s->buf, s->buf + done, s->n);
 	return r;
+}
+
+void store_close(struct store *s)
+{
+	if (!s)
+		return;
+	if (s->fd >= 0 && !s->behind)
+		drain(s, s->fd, &s->end);
+	if (s->fd >= 0)
+		close(s->fd);
+	if (s->lock_fd >= 0)
+		close(s->lock_fd);
+	if (s->dir_fd >= 0)
+		close(s->dir_fd);
+	free(s->generation);
+	free(s->buf);
+	free(s->dir);
+	free(s);
 }
 
 static struct version *version_to_keep(const struct store *s, const struct node *n)
@@ -227,6 +227,7 @@ static struct node *get_node(struct loading *l, struct slice path)
 	const char *cut = path.n ? memrchr(path.p, '/', path.n) : NULL;
 	size_t dirlen = cut ? (size_t)(cut - path.p) : 0;
 	struct tree *t = l->s->tree;
+	struct node *n;
 	if (!cut)
 		return tree_get(t, path);
 	if (!l->parent || l->dirlen != dirlen || memcmp(l->dir, path.p, dirlen) != 0) {
@@ -234,7 +235,12 @@ static struct node *get_node(struct loading *l, struct slice path)
 		memcpy(l->dir, path.p, dirlen);
 		l->dirlen = dirlen;
 	}
-	return l->parent ? node_child_get(t, l->parent, slice_after(path, dirlen + 1)) : NULL;
+	n = l->parent ? node_child_get(t, l->parent, slice_after(path, dirlen + 1)) : NULL;
+	if (!n && l->parent) {
+		node_prune(t, l->parent); /* made for nothing */
+		l->parent = NULL;
+	}
+	return n;
 }
 
 static int load_record(struct loading *l, const struct record *r)

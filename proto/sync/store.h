@@ -15,7 +15,7 @@ struct store;
 /* Opens (makes) DIR/state, DIR with mode 0700 and its parents, and locks it. NULL with a sentence
  * in why, *err -EBUSY when another process has it. */
 struct store *store_open(const char *dir, int *err, char *why, size_t whylen);
-/* Writes what is buffered. NULL is ignored. */
+/* Writes what is buffered (the tree may be gone by now). NULL is ignored. */
 void store_close(struct store *);
 /* Fills a fresh tree. Brain: base = the version, and side[ALPHA] is the same version with the stamp
  * as a cache (the scan confirms or replaces it). Far worker (base false): side[ALPHA] only.

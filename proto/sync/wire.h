@@ -20,7 +20,8 @@ enum {
 };
 
 enum msg_type {
-	MSG_OPEN = 1,  /* id: WIRE_VERSION, flags: OPEN_..., text: the one name, or empty */
+	MSG_OPEN = 1,  /* id: WIRE_VERSION, flags: OPEN_..., text: the one name, or empty, data:
+			* alpha's  generation */
 	MSG_IGNORE,    /* data: the next piece of the patterns; before OPEN */
 	MSG_MASK,      /* path; before OPEN */
 	MSG_OPENED,    /* id: WIRE_VERSION, text: generation, data: kind of watch */

@@ -94,8 +94,8 @@ static void there_and_back(struct msg *m, char *buf)
 
 static bool has_data(enum msg_type type)
 {
-	return type == MSG_IGNORE || type == MSG_PUT || type == MSG_DATA || type == MSG_OPENED ||
-	       type == MSG_SIGNATURE;
+	return type == MSG_OPEN || type == MSG_IGNORE || type == MSG_PUT || type == MSG_DATA ||
+	       type == MSG_OPENED || type == MSG_SIGNATURE;
 }
 
 /* Shorter, and told so: refused, but for data, which is as long as it is. */
