@@ -242,6 +242,9 @@ static int on_entry(struct session *s, const struct msg *m)
 		store_note(s->store, n);
 		s->noted = true;
 	}
+	struct version *a = n->side[SYNC_ALPHA];
+	if (a && a->kind == SYNC_FILE && a->hashed == HASH_ASSUMED && v != n->base)
+		a->hashed = 0; /* now it matters what it is */
 	node_set(t, n, SYNC_BETA, version_ref(v));
 	if (!v)
 		hold(s, n);

@@ -337,7 +337,8 @@ void file_end(struct session *s, struct op *op, const struct msg *m)
 {
 	struct expect e = { op->expect, op->stamp };
 	int r = put_begin(s, op);
-	if (r == 0 && op->want->hashed && memcmp(op->want->digest, m->digest, SYNC_DIGEST) != 0)
+	if (r == 0 && op->want->hashed == 1 &&
+	    memcmp(op->want->digest, m->digest, SYNC_DIGEST) != 0)
 		r = -ESTALE;
 	if (r == 0) {
 		memcpy(op->want->digest, m->digest, SYNC_DIGEST);
