@@ -321,8 +321,8 @@ void serve_free(struct serve *s)
 		return;
 	task_cancel(&s->task);
 	serve_ops_end(s);
+	store_close(s->store); /* it looks at the tree */
 	side_close(&s->side);
-	store_close(s->store);
 	channel_free(s->ch);
 	buf_end(&s->ignore);
 	for (size_t i = 0; i < s->nmasks; i++)

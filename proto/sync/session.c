@@ -32,7 +32,9 @@ int session_fail(struct session *s, int code, const char *fmt, ...)
 void session_halt(struct session *s, bool restart, const char *fmt, ...)
 {
 	va_list ap;
-	if (s->halt_why[0])
+	/* A root that goes is emptied first: that it is gone is the better reason, since what is
+	 * made in its place is merged, and removes nothing. */
+	if (s->halt_why[0] && (s->restart_to_proceed || !restart))
 		return;
 	va_start(ap, fmt);
 	vsnprintf(s->halt_why, sizeof(s->halt_why), fmt, ap);
@@ -199,6 +201,8 @@ static int on_opened(struct session *s, const struct msg *m)
 	if (r < 0)
 		return session_fail(s, r, "%s", why);
 	s->remembers = r == 0;
+	if (s->reset_first)
+		session_reset(s);
 	r = side_start(&s->side, &s->side_options, why, sizeof(why));
 	return r < 0 ? session_fail(s, r, "%s", why) : 0;
 }
@@ -340,11 +344,16 @@ static void start(struct session *s)
 	s->news = true;
 }
 
-static bool roots_there(struct session *s)
+void session_look_at_root(struct session *s)
 {
 	char why[256];
 	if (side_check(&s->side, why, sizeof(why)) < 0)
 		session_halt(s, true, "%s: %s", s->config.root, why);
+}
+
+static bool roots_there(struct session *s)
+{
+	session_look_at_root(s);
 	return !s->halt_why[0];
 }
 
@@ -532,9 +541,9 @@ void session_free(struct session *s)
 	ops_end(s);
 	problems_end(s);
 	reconciler_end(&s->rec);
+	store_close(s->store); /* it looks at the tree */
 	if (s->has_side)
 		side_close(&s->side);
-	store_close(s->store);
 	channel_free(s->ch);
 	stream_close(s->control, 0);
 	buf_end(&s->control_in);

@@ -128,7 +128,8 @@ struct session {
 	struct buf control_in, control_out;
 	struct config config;
 	bool configured, opened, scanned, far_scanned, started, paused;
-	bool want_look; /* at .tsignore */
+	bool reset_first; /* asked for before it was opened */
+	bool want_look;   /* at .tsignore */
 	struct side side;
 	struct side_options side_options;
 	bool has_side;
@@ -177,6 +178,10 @@ struct session {
 
 /* session.c */
 int session_fail(struct session *, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* Forgets the base, at once or as soon as there is one. */
+void session_reset(struct session *);
+/* Halts if alpha's root is gone, or another. */
+void session_look_at_root(struct session *);
 void session_halt(struct session *, bool restart, const char *fmt, ...) PRINTF_LIKE(3, 4);
 int session_begin(struct session *); /* configured: opens alpha, calls the far end */
 /* Deletions that were held back are believed now. */

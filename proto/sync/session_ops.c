@@ -125,7 +125,8 @@ static void failed(struct session *s, struct op *op, int status, const char *why
 		side_look(&s->side, slice_of(path, (size_t)len), false);
 	if (op->side == SYNC_ALPHA && status == -ENOTEMPTY)
 		scan_below(s->side.scan, op->node); /* what is it? */
-	bool stale = status == -ESTALE || status == -ENOENT;
+	/* ENOTEMPTY: something has come there, and will be known in a moment. */
+	bool stale = status == -ESTALE || status == -ENOENT || status == -ENOTEMPTY;
 	problem_set(s, op->node, stale ? PROBLEM_STALE : PROBLEM_OP, (enum sync_side)op->side,
 		    why && *why ? why : err_text(status));
 }
@@ -305,7 +306,7 @@ static void hashed(struct session *s, struct op *op, const struct msg *m)
 
 int op_rename(struct session *s, struct node *n, int64_t reply)
 {
-	char path[SYNC_PATH_MAX + 1], stamp[32];
+	char path[SYNC_PATH_MAX + 1], stamp[40];
 	ssize_t len = node_path(n, path, sizeof(path));
 	time_t now = time(NULL);
 	struct tm tm;
@@ -314,8 +315,13 @@ int op_rename(struct session *s, struct node *n, int64_t reply)
 	if (len <= 0 || !n->side[SYNC_BETA])
 		return -ENOENT;
 	gmtime_r(&now, &tm);
-	strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", &tm);
-	char *to = xasprintf("%s.remote-%s", path, stamp);
+	strftime(stamp, sizeof(stamp), ".remote-%Y%m%dT%H%M%SZ", &tm);
+	/* A long name is cut, between two characters of UTF-8. */
+	size_t keep = MIN((size_t)n->namelen, SYNC_NAME_MAX - strlen(stamp));
+	while (keep > 1 && keep < n->namelen && (n->name[keep] & 0xc0) == 0x80)
+		keep--;
+	int head = (int)((size_t)len - n->namelen + keep);
+	char *to = xasprintf("%.*s%s", head, path, stamp);
 	if (!wire_path_ok(slice_str(to))) {
 		free(to);
 		return -ENAMETOOLONG;

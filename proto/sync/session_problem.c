@@ -36,6 +36,12 @@ void problem_set(struct session *s, struct node *n, enum problem_kind kind, enum
 		 const char *why)
 {
 	struct problem **at = find(s, n, kind, side), *p = *at;
+	if (p && kind == PROBLEM_STALE && p->tries >= TRIES_SOON) {
+		/* It does not come to rest: nobody is to wait for it in silence. */
+		problem_set(s, n, PROBLEM_OP, side, why);
+		problem_clear(s, n, PROBLEM_STALE, side);
+		return;
+	}
 	if (!p) {
 		p = xcalloc(1, sizeof(*p));
 		p->node = n;
