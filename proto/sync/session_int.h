@@ -129,6 +129,7 @@ struct session {
 	struct config config;
 	bool configured, opened, scanned, far_scanned, started, paused;
 	bool reset_first; /* asked for before it was opened */
+	bool same_roots;  /* the store is of these */
 	bool want_look;   /* at .tsignore */
 	struct side side;
 	struct side_options side_options;
