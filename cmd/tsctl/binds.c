@@ -155,8 +155,7 @@ struct paths {
 
 static void paths_add(struct paths *p, const char *path)
 {
-	if ((p->n & (p->n - 1)) == 0) /* a power of two is full */
-		p->v = xrealloc(p->v, MAX(2 * p->n, 1) * sizeof(char *));
+	p->v = xrealloc(p->v, (p->n + 1) * sizeof(char *));
 	p->v[p->n++] = xstrdup(path);
 }
 
@@ -633,9 +632,10 @@ void binds_free(struct binds *b)
 {
 	if (!b)
 		return;
+	struct list *l;
 	binds_tails_end(b);
-	while (!list_empty(&b->users))
-		bind_user_free(container_of(b->users.next, struct bind_user, link));
+	while ((l = list_pop(&b->users)))
+		bind_user_free(container_of(l, struct bind_user, link));
 	BUG_ON(!list_empty(&b->steps));
 	stream_close(b->asking, -ERR_CANCELLED);
 	task_cancel(&b->asking_task);
