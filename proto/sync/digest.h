@@ -73,8 +73,9 @@ struct digest {
 	bool many; /* more than one block: the hash of each before this one is in whole */
 	struct weak weak;
 };
-/* sig NULL: only the digest; else it is filled (16 MiB of it at most: files up to 50 GiB; larger
- * ones get none, sig->n = 0). */
+/* sig NULL: only the digest; else it is filled (16 MiB of it at most: files up to 51 GiB; larger
+ * ones get none, sig->n = 0). To be released by signature_end, also when digest_end is never
+ * called. */
 void digest_init(struct digest *, struct signature *sig);
 void digest_add(struct digest *, struct slice);
 void digest_end(struct digest *, uint8_t out[32]);

@@ -210,7 +210,7 @@ int put_basis(struct root *r, const char *path, const struct version *want)
 	}
 	if (part >= 0)
 		close(part);
-	return fd >= 0 || fd == -EACCES ? fd : -ENOENT;
+	return fd >= 0 ? fd : -ENOENT;
 }
 
 static bool put_room(struct put *p, uint64_t n)
@@ -250,7 +250,7 @@ int put_copy(struct put *p, uint64_t at, uint64_t n)
 	if (p->basis < 0) {
 		uint64_t size;
 		p->basis = regular(root_open_at(p->r, p->path, O_RDONLY), &size);
-		p->err = p->basis < 0 ? p->basis : look_stat(p->basis, "", &p->seen);
+		p->err = p->basis < 0 ? -ESTALE : look_stat(p->basis, "", &p->seen);
 	}
 	p->copied = true;
 	if (p->err == 0 && at > INT64_MAX - n)

@@ -1,257 +1,30 @@
-#include "proto/sync/reconcile.h"
-
-#include <errno.h>
-
-/* Of struct node's flags. */
-enum {
-	N_MAKING_A = 1 << 8,   /* while it is busy: a MKDIR is on its way to this side */
-	N_MAKING_B = 1 << 9,   /* so what is in it can follow */
-	N_BETA_WINS = 1 << 10, /* one-way modes: a person has said so */
-	/* During one call: */
-	N_LISTED = 1 << 11,  /* it was dirty */
-	N_AGAIN = 1 << 12,   /* stays dirty */
-	N_VISITED = 1 << 13, /* what is to be done here and below has been found */
-	N_OPAQUE = 1 << 14,  /* visited: nothing is done below */
-	/* Below a directory that only one side has; all but REMOVE hold for the parents, too: */
-	N_REMOVE = 1 << 15,  /* it should go */
-	N_CREATE = 1 << 16,  /* the other side must get it */
-	N_STAYS = 1 << 17,   /* it stays where it is, and only there */
-	N_BLOCKED = 1 << 18, /* it cannot be synced */
-	N_WAITS = 1 << 19,   /* not known yet */
-	N_HELD = N_CREATE | N_STAYS | N_BLOCKED | N_WAITS,
-};
-
-enum outcome { SAME = 1, TO_ALPHA, TO_BETA, LEAVE, CONFLICT, WAIT };
-
-static const char both_changed[] = "both sides have changed it";
-static const char one_way[] = "beta has changed it, and this sync goes from alpha to beta only";
-static const char in_the_way[] = "a socket, a device or a mount point is in the way";
-static const char below_changed[] =
-    "one side has something else in place of a directory in which the other has changed files";
-static const char stuck[] =
-    "it was removed on the other side, but holds a socket, a device or what cannot be read";
+#include "proto/sync/reconcile_int.h"
 
 struct pass {
 	struct reconciler *r;
-	struct actions *out;
+	struct actions *out, late; /* late: behind all others */
 	struct node **visited;
 	size_t nvisited, cap;
 };
 
-static const char *const mode_text[] = {
-	[SYNC_TWO_WAY_SAFE] = "two-way-safe",
-	[SYNC_TWO_WAY_RESOLVED] = "two-way-resolved",
-	[SYNC_ONE_WAY_SAFE] = "one-way-safe",
-	[SYNC_ONE_WAY_REPLICA] = "one-way-replica",
-};
-
-const char *sync_mode_text(enum sync_mode mode)
-{
-	return mode_text[mode];
-}
-
-enum sync_mode sync_mode_parse(struct slice text)
-{
-	for (size_t i = SYNC_TWO_WAY_SAFE; i < ARRAY_LEN(mode_text); i++)
-		if (slice_eq(text, slice_str(mode_text[i])))
-			return (enum sync_mode)i;
-	return (enum sync_mode)0;
-}
-
-static enum sync_mode mode_of(const struct reconciler *r, const struct node *n)
-{
-	return n->flags & N_BETA_WINS ? SYNC_TWO_WAY_SAFE : r->mode;
-}
-
-static bool two_way(enum sync_mode mode)
-{
-	return mode == SYNC_TWO_WAY_SAFE || mode == SYNC_TWO_WAY_RESOLVED;
-}
-
-static bool is_kind(const struct version *v, enum sync_kind kind)
-{
-	return v && v->kind == kind;
-}
-
-static enum sync_side other(enum sync_side side)
-{
-	return side == SYNC_ALPHA ? SYNC_BETA : SYNC_ALPHA;
-}
-
-/* -- the conflicts: an array, and a table of where in it a node is (open addressing) -- */
-
-static size_t slot_of(const struct reconciler *r, const struct node *n)
-{
-	uint64_t h = ((uintptr_t)n >> 4) * 0x9e3779b97f4a7c15;
-	return (size_t)(h >> 20) & (r->nconflict_slots - 1);
-}
-
-/* The slot that holds n, or the free one where it goes. */
-static size_t slot_find(const struct reconciler *r, const struct node *n)
-{
-	size_t i = slot_of(r, n);
-	while (r->conflict_slots[i] && r->conflicts[r->conflict_slots[i] - 1].node != n)
-		i = (i + 1) & (r->nconflict_slots - 1);
-	return i;
-}
-
-static void conflict_set(struct reconciler *r, struct node *n, const char *reason)
-{
-	if (n->flags & NODE_CONFLICT) {
-		r->conflicts[r->conflict_slots[slot_find(r, n)] - 1].reason = reason;
-		return;
-	}
-	if (r->nconflicts == r->conflicts_cap) {
-		r->conflicts_cap = r->conflicts_cap ? r->conflicts_cap * 2 : 16;
-		r->conflicts = xrealloc(r->conflicts, r->conflicts_cap * sizeof(struct conflict));
-		r->nconflict_slots = r->conflicts_cap * 2;
-		free(r->conflict_slots);
-		r->conflict_slots = xcalloc(r->nconflict_slots, sizeof(uint32_t));
-		for (size_t i = 0; i < r->nconflicts; i++)
-			r->conflict_slots[slot_find(r, r->conflicts[i].node)] = (uint32_t)i + 1;
-	}
-	r->conflict_slots[slot_find(r, n)] = (uint32_t)r->nconflicts + 1;
-	r->conflicts[r->nconflicts++] = (struct conflict){ n, reason };
-	n->flags |= NODE_CONFLICT;
-}
-
-static void conflict_clear(struct reconciler *r, struct node *n)
-{
-	size_t mask = r->nconflict_slots - 1, hole, last;
-	uint32_t at;
-	if (!(n->flags & NODE_CONFLICT))
-		return;
-	n->flags &= ~(uint32_t)NODE_CONFLICT;
-	hole = slot_find(r, n);
-	last = slot_find(r, r->conflicts[r->nconflicts - 1].node);
-	at = r->conflict_slots[hole];
-	r->conflict_slots[last] = at;
-	r->conflict_slots[hole] = 0;
-	r->conflicts[at - 1] = r->conflicts[--r->nconflicts];
-	/* What probed past the hole moves up. */
-	for (size_t i = (hole + 1) & mask; r->conflict_slots[i]; i = (i + 1) & mask) {
-		size_t home = slot_of(r, r->conflicts[r->conflict_slots[i] - 1].node);
-		if (((i - home) & mask) < ((i - hole) & mask))
-			continue;
-		r->conflict_slots[hole] = r->conflict_slots[i];
-		r->conflict_slots[i] = 0;
-		hole = i;
-	}
-}
-
-void reconciler_end(struct reconciler *r)
-{
-	free(r->conflicts);
-	free(r->conflict_slots);
-	r->conflicts = NULL;
-	r->conflict_slots = NULL;
-	r->nconflicts = r->conflicts_cap = r->nconflict_slots = 0;
-}
-
-/* -- the table of cases -- */
-
-/* A, B: what the sides have; ab, ao, bo: which have the same content. */
-static enum outcome case_of(enum sync_mode mode, const struct version *a, const struct version *b,
-			    bool ab, bool ao, bool bo)
-{
-	if (ab)
-		return SAME;
-	if (is_kind(a, SYNC_OTHER) || is_kind(b, SYNC_OTHER))
-		return a && b ? CONFLICT : LEAVE;
-	if (bo && !ao)
-		return TO_BETA;
-	if (mode == SYNC_ONE_WAY_REPLICA)
-		return TO_BETA;
-	if (mode == SYNC_ONE_WAY_SAFE) {
-		if (!b)
-			return TO_BETA;
-		return a ? CONFLICT : LEAVE;
-	}
-	if (ao && !bo)
-		return TO_ALPHA;
-	if (!b || mode == SYNC_TWO_WAY_RESOLVED)
-		return TO_BETA;
-	return a ? CONFLICT : TO_ALPHA;
-}
-
-/* The same if a digest is missing (-1): what it is whatever they are, or 0 if it hangs on them. */
-static enum outcome case_of_unknown(enum sync_mode mode, const struct version *a,
-				    const struct version *b, int ab, int ao, int bo)
-{
-	enum outcome found = (enum outcome)0;
-	for (int i = 0; i < 8; i++) {
-		bool x = i & 1, y = i & 2, z = i & 4;
-		enum outcome o;
-		if ((ab >= 0 && x != ab) || (ao >= 0 && y != ao) || (bo >= 0 && z != bo))
-			continue;
-		if (x + y + z == 2) /* sameness is transitive */
-			continue;
-		o = case_of(mode, a, b, x, y, z);
-		if (found && o != found)
-			return (enum outcome)0;
-		found = o;
-	}
-	return found;
-}
-
-static bool unhashed(const struct version *v)
-{
-	return is_kind(v, SYNC_FILE) && !v->hashed;
-}
-
-/* sides: which are looked at (bits); the other has nothing there, as its parent is no directory. */
-static enum outcome decide(struct pass *p, struct node *n, unsigned sides)
-{
-	struct reconciler *r = p->r;
-	bool asked[2] = { false, false }, later = false, news;
-	for (;;) {
-		struct version *v[2] = { sides & 1 ? n->side[SYNC_ALPHA] : NULL,
-					 sides & 2 ? n->side[SYNC_BETA] : NULL };
-		int ab = version_same(v[0], v[1]);
-		int base[2] = { version_same(v[0], n->base), version_same(v[1], n->base) };
-		enum sync_mode mode = mode_of(r, n);
-		enum outcome o = case_of_unknown(mode, v[0], v[1], ab, base[0], base[1]);
-		if (o)
-			return o;
-		news = false;
-		for (int i = 0; i < 2; i++) {
-			if (asked[i] || !unhashed(v[i]) || (ab >= 0 && base[i] >= 0))
-				continue;
-			asked[i] = true;
-			if (!r->hash)
-				continue;
-			if (r->hash(r->arg, n, (enum sync_side)i))
-				news = true;
-			else
-				later = true;
-		}
-		if (!news && later)
-			return WAIT;
-		if (!news) /* of the base it will never be known */
-			return case_of(mode, v[0], v[1], ab == 1, base[0] == 1, base[1] == 1);
-	}
-}
-
-static const char *conflict_reason(const struct reconciler *r, const struct node *n)
-{
-	if (is_kind(n->side[SYNC_ALPHA], SYNC_OTHER) || is_kind(n->side[SYNC_BETA], SYNC_OTHER))
-		return in_the_way;
-	if (mode_of(r, n) == SYNC_ONE_WAY_SAFE && version_same(n->side[SYNC_ALPHA], n->base) == 1)
-		return one_way;
-	return both_changed;
-}
-
 /* -- actions -- */
 
-static void emit(struct pass *p, struct node *n, enum sync_side side, enum act act,
-		 struct version *want, struct version *expect)
+static struct action *action_add(struct actions *out)
 {
-	struct actions *out = p->out;
 	if (out->n == out->cap) {
 		out->cap = out->cap ? out->cap * 2 : 64;
 		out->v = xrealloc(out->v, out->cap * sizeof(struct action));
 	}
-	out->v[out->n++] = (struct action){ n, version_ref(want), version_ref(expect),
+	return &out->v[out->n++];
+}
+
+static void emit(struct pass *p, struct node *n, enum sync_side side, enum act act,
+		 struct version *want, struct version *expect)
+{
+	/* Closing a directory to its owner comes behind what is put into it. */
+	bool closes = act == ACT_META && want->kind == SYNC_DIR && (want->mode & 0300) != 0300;
+	struct actions *out = closes ? &p->late : p->out;
+	*action_add(out) = (struct action){ n, version_ref(want), version_ref(expect),
 					    (uint8_t)side, (uint8_t)act };
 	n->flags &= ~(uint32_t)(N_MAKING_A | N_MAKING_B);
 	if (act == ACT_MKDIR)
@@ -406,7 +179,7 @@ static void classify(struct pass *p, struct node *top, enum sync_side side, bool
 		} else if (lost) {
 			n->flags |= N_REMOVE;
 		} else {
-			enum outcome o = decide(p, n, 1U << side);
+			enum outcome o = decide(p->r, n, 1U << side);
 			if (o == WAIT)
 				n->flags |= N_WAITS;
 			else if (o == LEAVE || o == CONFLICT)
@@ -428,22 +201,6 @@ static void unclassify(struct node *top)
 	top->flags &= ~(uint32_t)(N_REMOVE | N_HELD);
 }
 
-/* The base of n and all below becomes what loser has: then the other side is the only one that has
- * changed, and that holds over failures and restarts. */
-static void base_becomes(struct reconciler *r, struct node *top, enum sync_side loser)
-{
-	struct node *end = node_skip(r->tree, top);
-	for (struct node *n = top; n != end; n = node_next(r->tree, n)) {
-		if (n->base == n->side[loser])
-			continue;
-		node_set_base(r->tree, n, version_ref(n->side[loser]));
-		if (r->settled)
-			r->settled(r->arg, n);
-		if (!n->base && !n->side[other(loser)])
-			node_mark_dirty(r->tree, n); /* to be pruned */
-	}
-}
-
 /* Is to go, but cannot. */
 static bool is_stuck(const struct node *n)
 {
@@ -461,7 +218,7 @@ static void emit_classified(struct pass *p, struct node *top, enum sync_side sid
 			continue;
 		}
 		if (is_stuck(n) && !below_stuck)
-			conflict_set(p->r, n, stuck);
+			conflict_set(p->r, n, reason_stuck);
 		else
 			conflict_clear(p->r, n);
 		if (n->flags & N_CREATE && n->side[side])
@@ -476,22 +233,12 @@ static void emit_classified(struct pass *p, struct node *top, enum sync_side sid
 	}
 }
 
-/* Of what is below, nothing is listed by itself. */
-static void conflict_covers(struct reconciler *r, struct node *top, const char *reason)
-{
-	struct node *end = node_skip(r->tree, top);
-	if (!(top->flags & NODE_CONFLICT))
-		for (struct node *n = top; n != end; n = node_next(r->tree, n))
-			conflict_clear(r, n);
-	conflict_set(r, top, reason);
-}
-
 /* top is a directory on this side, and none on the other. */
 static void merge_subtree(struct pass *p, struct node *top, enum sync_side side)
 {
 	struct reconciler *r = p->r;
 	struct version *there = top->side[other(side)];
-	enum outcome o = decide(p, top, 3);
+	enum outcome o = decide(r, top, 3);
 	bool away = o == (side == SYNC_ALPHA ? TO_ALPHA : TO_BETA);
 	bool resolved = mode_of(r, top) == SYNC_TWO_WAY_RESOLVED;
 	if (o == WAIT || o == LEAVE || o == CONFLICT) {
@@ -515,9 +262,9 @@ static void merge_subtree(struct pass *p, struct node *top, enum sync_side side)
 	}
 	if (away && there && top->flags & N_HELD) {
 		if (top->flags & (N_CREATE | N_STAYS) && !resolved)
-			conflict_covers(r, top, below_changed);
+			conflict_covers(r, top, reason_below);
 		else if (top->flags & N_BLOCKED)
-			conflict_covers(r, top, stuck);
+			conflict_covers(r, top, reason_stuck);
 		top->flags |= N_OPAQUE;
 	} else {
 		emit_classified(p, top, side);
@@ -573,7 +320,7 @@ static void visit(struct pass *p, struct node *n)
 		return;
 	}
 	n->flags |= N_OPAQUE;
-	switch (decide(p, n, 3)) {
+	switch (decide(p->r, n, 3)) {
 	case SAME:
 		merge(p, n);
 		break;
@@ -658,6 +405,9 @@ void reconcile(struct reconciler *r, struct actions *out)
 	}
 	for (size_t i = 0; i < count; i++)
 		look(&p, list[i]);
+	for (size_t i = 0; i < p.late.n; i++)
+		*action_add(out) = p.late.v[i];
+	free(p.late.v);
 	for (size_t i = 0; i < p.nvisited; i++)
 		p.visited[i]->flags &= ~(uint32_t)(N_VISITED | N_OPAQUE);
 	for (size_t i = 0; i < count; i++) {
@@ -671,53 +421,4 @@ void reconcile(struct reconciler *r, struct actions *out)
 	}
 	free(p.visited);
 	free(list);
-}
-
-/* -- what a person says, and is asked -- */
-
-static bool is_below(const struct node *n, const struct node *top)
-{
-	while (n && n != top)
-		n = n->parent;
-	return n == top;
-}
-
-int reconcile_keep(struct reconciler *r, struct node *top, enum sync_side winner)
-{
-	size_t found = 0, done = 0;
-	for (size_t i = 0; i < r->nconflicts; i++) {
-		struct node *c = r->conflicts[i].node, *end = node_skip(r->tree, c);
-		const char *reason = r->conflicts[i].reason;
-		if (!is_below(c, top))
-			continue;
-		found++;
-		if (reason == in_the_way || reason == stuck)
-			continue;
-		base_becomes(r, c, other(winner));
-		for (struct node *n = c; n != end && !two_way(r->mode); n = node_next(r->tree, n))
-			n->flags = winner == SYNC_BETA ? n->flags | N_BETA_WINS
-						       : n->flags & ~(uint32_t)N_BETA_WINS;
-		node_mark_dirty(r->tree, c);
-		done++;
-	}
-	if (found == 0)
-		return -ENOENT;
-	return done ? 0 : -EOPNOTSUPP;
-}
-
-const char *reconcile_halt(struct tree *t, enum sync_mode mode)
-{
-	size_t base = 0, alpha = 0, beta = 0;
-	for (struct node *n = tree_root(t)->children; n; n = n->next) {
-		base += n->base != NULL;
-		alpha += n->side[SYNC_ALPHA] != NULL;
-		beta += n->side[SYNC_BETA] != NULL;
-	}
-	if (base < 2)
-		return NULL;
-	if (alpha == 0 && beta > 0)
-		return "everything in alpha is gone, and beta would be emptied, too";
-	if (beta == 0 && alpha > 0 && two_way(mode))
-		return "everything in beta is gone, and alpha would be emptied, too";
-	return NULL;
 }

@@ -1,5 +1,6 @@
 #include "proto/sync/record.h"
 
+#include <endian.h>
 #include <errno.h>
 
 enum { POLYNOMIAL = 0x82f63b78 }; /* 0x1edc6f41, bits reversed */
@@ -37,8 +38,10 @@ uint32_t crc32c(struct slice s)
 				table[k][i] = c >> 8 ^ table[0][c & 0xff];
 			}
 	}
-	while (s.n >= 8) {
-		uint64_t w = get_le(&s, 8) ^ crc;
+	for (; s.n >= 8; s = slice_after(s, 8)) {
+		uint64_t w;
+		memcpy(&w, s.p, 8);
+		w = le64toh(w) ^ crc;
 		crc = 0;
 		for (int k = 0; k < 8; k++)
 			crc ^= table[7 - k][w >> 8 * k & 0xff];

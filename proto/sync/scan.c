@@ -261,7 +261,7 @@ static void take_file(struct scan *s, struct node *n, const char *path, struct v
 		      struct stamp stamp, bool written)
 {
 	struct version *old = n->side[SYNC_ALPHA];
-	bool known = looks_same(old, v) && stamp_eq(n->stamp, stamp);
+	bool known = old && looks_same(old, v) && stamp_eq(n->stamp, stamp);
 
 	if (known && !written && !(n->flags & NODE_RACY) && (old->hashed || !s->o.hash)) {
 		version_unref(v);
@@ -320,12 +320,11 @@ static void take_dir(struct scan *s, struct node *n, const char *path, struct ve
 	} else {
 		put(s, n, v, stamp);
 	}
-	if (!same || how == BY_DEEP_LIST)
+	if (!same || how == BY_DEEP_LIST ||
+	    (how == BY_NAME && s->o.watch && !watched_already(s, n, path)))
 		queue_list(s, n, true);
 	else if (how == BY_LIST && touched)
 		queue_look(s, n, false);
-	else if (how == BY_NAME && s->o.watch && !watched_already(s, n, path))
-		queue_list(s, n, true);
 }
 
 /* Takes the reference v: what is at n, which may be nothing. */

@@ -2,6 +2,9 @@
  * Looks at the files under a root and sets a side of the tree to what is there. In steps: what is
  * to be looked at is queued, a step does as much as its time allows. A file whose stamp, size,
  * mtime and mode are the known ones is not read.
+ *
+ * The root itself gets no version. Directories that are not readable, and names that cannot be
+ * looked at, stay as they are known.
  */
 #ifndef SYNC_SCAN_H
 #define SYNC_SCAN_H
@@ -22,7 +25,8 @@ struct scan_options {
 	const char *only;    /* the one name at the top that counts, or NULL: all */
 	struct watch *watch; /* each directory is added before it is read; may be NULL */
 	bool hash;           /* new and changed files are hashed, else left unhashed */
-	/* What could not be looked at (why: a sentence), or can be again (why NULL). */
+	/* What could not be looked at (why: a sentence), or can be again (why NULL). The root: what
+	 * is wrong with all, as the limit of entries. */
 	void (*problem)(void *arg, struct node *, const char *why);
 	/* A node's side has changed, or its stamp. Must not prune. */
 	void (*changed)(void *arg, struct node *);

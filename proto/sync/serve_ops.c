@@ -68,7 +68,7 @@ static void finish(struct serve *s, uint32_t id, struct slice path, struct versi
 		channel_send(s->ch, &(struct msg){ .type = MSG_ENTRY,
 						   .path = path,
 						   .want = n ? n->side[SYNC_ALPHA] : NULL });
-		side_look(&s->side, path);
+		side_look(&s->side, path, false);
 	}
 	serve_done(s, id, r);
 }
@@ -316,7 +316,7 @@ static int on_copy_from(struct serve *s, struct msg *m)
 	if (r == 0)
 		r = apply_copy(s->side.root, m->from.p, &source, m->path.p, m->want, &e, &stamp);
 	if (r < 0)
-		side_look(&s->side, m->from);
+		side_look(&s->side, m->from, false);
 	finish(s, m->id, m->path, m->want, &stamp, r);
 	return 0;
 }
@@ -328,8 +328,8 @@ static int on_rename(struct serve *s, struct msg *m)
 		serve_done(s, m->id, r);
 		return 0;
 	}
-	side_look(&s->side, m->from);
-	side_look(&s->side, m->path);
+	side_look(&s->side, m->from, false);
+	side_look(&s->side, m->path, false);
 	s->settles[s->nsettles++] = (struct settle){ m->id, false };
 	return 0;
 }
@@ -354,7 +354,7 @@ static int on_hash(struct serve *s, struct msg *m)
 		r = -ESTALE;
 	out.status = r;
 	if (r < 0)
-		side_look(&s->side, m->path);
+		side_look(&s->side, m->path, false);
 	channel_send(s->ch, &out);
 	return 0;
 }
@@ -382,7 +382,7 @@ static void read_failed(struct serve *s, struct msg *m, int code)
 	channel_send(s->ch, &(struct msg){ .type = MSG_ENTRY,
 					   .path = m->path,
 					   .want = n ? n->side[SYNC_ALPHA] : NULL });
-	side_look(&s->side, m->path);
+	side_look(&s->side, m->path, code == -ESTALE);
 	channel_send(s->ch, &(struct msg){ .type = MSG_ABORT, .id = m->id, .status = code });
 }
 
@@ -454,7 +454,7 @@ bool serve_outgoing(struct serve *s)
 			continue;
 		}
 		if (r < 0)
-			side_look(&s->side, slice_str(o->path));
+			side_look(&s->side, slice_str(o->path), r == -ESTALE);
 		outgoing_end(s, o);
 	}
 	return channel_room(s->ch) && !list_empty(&s->outgoing);

@@ -122,7 +122,7 @@ static void failed(struct session *s, struct op *op, int status, const char *why
 	char path[SYNC_PATH_MAX + 1];
 	ssize_t len = node_path(op->node, path, sizeof(path));
 	if (op->side == SYNC_ALPHA && len > 0)
-		side_look(&s->side, slice_of(path, (size_t)len));
+		side_look(&s->side, slice_of(path, (size_t)len), false);
 	bool stale = status == -ESTALE || status == -ENOENT;
 	problem_set(s, op->node, stale ? PROBLEM_STALE : PROBLEM_OP, (enum sync_side)op->side,
 		    why && *why ? why : err_text(status));
@@ -270,7 +270,7 @@ bool ops_hash(void *arg, struct node *n, enum sync_side side)
 			problem_clear(s, n, PROBLEM_OP, side);
 			return true;
 		}
-		side_look(&s->side, slice_of(path, (size_t)len));
+		side_look(&s->side, slice_of(path, (size_t)len), false);
 		bool stale = r == -ESTALE || r == -ENOENT;
 		problem_set(s, n, stale ? PROBLEM_STALE : PROBLEM_OP, side, err_text(r));
 		return false;

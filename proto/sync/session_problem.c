@@ -74,9 +74,11 @@ void problem_clear(struct session *s, struct node *n, enum problem_kind kind, en
 		n->flags &= ~(uint32_t)NODE_PROBLEM;
 }
 
-/* It has come right by itself. */
+/* It has come right by itself, or is listed as a conflict. */
 static bool is_settled(const struct node *n)
 {
+	if (n->flags & NODE_CONFLICT)
+		return true;
 	return !(n->flags & (NODE_DIRTY | NODE_BUSY)) &&
 	       n->side[SYNC_ALPHA] == n->side[SYNC_BETA] && n->side[SYNC_ALPHA] == n->base;
 }

@@ -310,7 +310,7 @@ bool side_idle(const struct side *s)
 	return s->scan && scan_idle(s->scan);
 }
 
-void side_look(struct side *s, struct slice path)
+void side_look(struct side *s, struct slice path, bool content)
 {
 	struct node *dir = tree_root(s->tree);
 	struct slice rest = path, name;
@@ -322,7 +322,7 @@ void side_look(struct side *s, struct slice path)
 			break;
 		dir = n;
 	}
-	scan_name(s->scan, dir, name, true);
+	scan_name(s->scan, dir, name, content);
 }
 
 int side_check(struct side *s, char *why, size_t whylen)

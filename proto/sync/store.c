@@ -12,7 +12,8 @@
 enum {
 	BUFFER = 256 * 1024, /* notes are written when there are more */
 	SPARE = 4096,        /* records that may be of no use, beside as many as there are nodes */
-	READ_PIECE = 1 << 20
+	READ_PIECE = 1 << 20,
+	RECORD_USUAL = 128 /* bytes of a record; rather too many */
 };
 
 struct store {
@@ -207,10 +208,8 @@ void store_note(struct store *s, struct node *n)
 	if (!s->tree || s->behind)
 		return;
 	s->records += put_node(s, n);
-	if (s->n > BUFFER && store_flush(s) < 0 && s->n > BUFFER) {
-		s->n = 0; /* the tree knows */
-		s->behind = true;
-	}
+	if (s->n > BUFFER && store_flush(s) < 0 && s->n > BUFFER)
+		s->behind = true; /* the tree knows */
 }
 
 /* -- reading -- */
@@ -291,7 +290,10 @@ static int load_file(struct store *s)
 	struct loading *l = xcalloc(1, sizeof(*l));
 	char *buf = xmalloc(READ_PIECE);
 	size_t have = 0;
+	struct stat st;
 	int r = 0;
+	if (fstat(s->fd, &st) == 0)
+		tree_reserve(s->tree, (size_t)st.st_size / RECORD_USUAL);
 	l->s = s;
 	s->end = 0;
 	s->records = 0;

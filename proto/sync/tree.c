@@ -163,13 +163,13 @@ static size_t bucket_of_node(const struct tree *t, const struct node *n)
 	return bucket_of(t, n->parent, slice_of(n->name, n->namelen));
 }
 
-/* Twice the buckets, in place: a chain splits in two. */
-static void table_grow(struct tree *t)
+/* Twice the buckets (or so many), in place: a chain splits up. */
+static void table_grow(struct tree *t, size_t nbuckets)
 {
 	size_t old = t->nbuckets;
-	t->nbuckets = old * 2;
-	t->buckets = xrealloc(t->buckets, t->nbuckets * sizeof(struct node *));
-	memset(t->buckets + old, 0, old * sizeof(struct node *));
+	t->nbuckets = nbuckets;
+	t->buckets = xrealloc(t->buckets, nbuckets * sizeof(struct node *));
+	memset(t->buckets + old, 0, (nbuckets - old) * sizeof(struct node *));
 	for (size_t i = 0; i < old; i++) {
 		struct node *n = t->buckets[i];
 		t->buckets[i] = NULL;
@@ -181,6 +181,15 @@ static void table_grow(struct tree *t)
 			n = next;
 		}
 	}
+}
+
+void tree_reserve(struct tree *t, size_t entries)
+{
+	size_t n = t->nbuckets;
+	while (n < MIN(entries, t->max))
+		n *= 2;
+	if (n > t->nbuckets)
+		table_grow(t, n);
 }
 
 static void table_remove(struct tree *t, struct node *n)
@@ -277,30 +286,38 @@ static bool name_ok(struct slice name)
 	return !memchr(name.p, '/', name.n) && !memchr(name.p, '\0', name.n);
 }
 
-struct node *node_child(struct tree *t, struct node *parent, struct slice name)
+static struct node *find(struct tree *t, struct node *parent, struct slice name, size_t bucket)
 {
-	struct node *n;
-	if (name.n > SYNC_NAME_MAX)
-		return NULL;
-	n = t->buckets[bucket_of(t, parent, name)];
+	struct node *n = t->buckets[bucket];
 	while (n && (n->parent != parent || !slice_eq(slice_of(n->name, n->namelen), name)))
 		n = n->chain;
 	return n;
 }
 
+struct node *node_child(struct tree *t, struct node *parent, struct slice name)
+{
+	return name.n > SYNC_NAME_MAX ? NULL : find(t, parent, name, bucket_of(t, parent, name));
+}
+
 struct node *node_child_get(struct tree *t, struct node *parent, struct slice name)
 {
-	struct node *n = node_child(t, parent, name), **head;
+	struct node *n;
+	size_t bucket;
+	if (name.n > SYNC_NAME_MAX)
+		return NULL;
+	bucket = bucket_of(t, parent, name);
+	n = find(t, parent, name, bucket);
 	if (n)
 		return n;
 	if (!name_ok(name) || t->count >= t->max)
 		return NULL;
-	if (t->count >= t->nbuckets)
-		table_grow(t);
+	if (t->count >= t->nbuckets) {
+		table_grow(t, t->nbuckets * 2);
+		bucket = bucket_of(t, parent, name);
+	}
 	n = node_new(t, parent, name);
-	head = &t->buckets[bucket_of_node(t, n)];
-	n->chain = *head;
-	*head = n;
+	n->chain = t->buckets[bucket];
+	t->buckets[bucket] = n;
 	n->next = parent->children;
 	if (n->next)
 		n->next->prev = n;

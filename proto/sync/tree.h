@@ -73,16 +73,14 @@ struct node {
 };
 /* Others use: parent, children and next (iteration), side, base, stamp, watch, flags, name. */
 enum {
-	NODE_DIRTY = 1,    /* a side changed since reconcile last looked */
-	NODE_BUSY = 2,     /* an operation on it is on its way: reconcile leaves it dirty */
-	NODE_CONFLICT = 4, /* listed in the reconciler's conflicts */
-	NODE_PROBLEM = 8,  /* listed in the session's problems */
-	NODE_SEEN = 16,    /* scan.c's own, while a directory is read */
-	NODE_RACY = 32,    /* scan.c's own: looked at in the very tick it was changed in */
-	/* The others are: */
-	NODE_RECONCILE = 0xfff00, /* reconcile.c's own */
-	NODE_SCAN = 0x7f << 20,   /* scan.c's own */
-				  /* bits 27 to 31: session_int.h's own */
+	NODE_DIRTY = 1,      /* a side changed since reconcile last looked */
+	NODE_BUSY = 2,       /* an operation on it is on its way: reconcile leaves it dirty */
+	NODE_CONFLICT = 4,   /* listed in the reconciler's conflicts */
+	NODE_PROBLEM = 8,    /* listed in the session's problems */
+	NODE_SEEN = 16,      /* scan.c's own, while a directory is read */
+	NODE_RACY = 32,      /* scan.c's own: looked at in the very tick it was changed in */
+	NODE_FORCE_B = 0x80, /* reconcile.c's own, with the next byte */
+	NODE_RECONCILE = 0xff00,
 };
 
 /* entries_max bounds the nodes (at most SYNC_ENTRIES_MAX). The root node is there from the start.
@@ -90,6 +88,8 @@ enum {
 struct tree *tree_new(size_t entries_max, void (*forget)(void *arg, struct node *), void *arg);
 void tree_free(struct tree *);
 struct node *tree_root(struct tree *);
+/* So many are to come: saves time, changes nothing. */
+void tree_reserve(struct tree *, size_t entries);
 size_t tree_count(const struct tree *); /* nodes, without the root */
 /* Path relative to the root, "" is the root, no leading, doubled or trailing '/'. NULL: no such
  * node. */

@@ -87,18 +87,20 @@ static void named(struct watch *w, uint64_t mask, const struct file_handle *h, c
 
 size_t fanotify_event(struct watch *w)
 {
-	const struct fanotify_event_metadata *e = (const void *)(w->buf + w->at);
-	const char *end = (const char *)e + e->event_len, *p = (const char *)e + e->metadata_len;
+	struct fanotify_event_metadata e; /* which may lie at any multiple of 4 */
+	const char *p = w->buf + w->at;
 
-	BUG_ON(e->vers != FANOTIFY_METADATA_VERSION || e->event_len > w->len - w->at);
-	if (e->mask & FAN_Q_OVERFLOW)
+	memcpy(&e, p, sizeof(e));
+	BUG_ON(e.vers != FANOTIFY_METADATA_VERSION || e.event_len > w->len - w->at);
+	const char *end = p + e.event_len;
+	if (e.mask & FAN_Q_OVERFLOW)
 		w->options.lost(w->options.arg, NULL);
-	while (p < end) {
+	for (p += e.metadata_len; p < end;) {
 		const struct fanotify_event_info_fid *fid = (const void *)p;
 		if (fid->hdr.info_type == FAN_EVENT_INFO_TYPE_DFID_NAME ||
 		    fid->hdr.info_type == FAN_EVENT_INFO_TYPE_DFID)
-			named(w, e->mask, (const void *)fid->handle, p + fid->hdr.len);
+			named(w, e.mask, (const void *)fid->handle, p + fid->hdr.len);
 		p += fid->hdr.len;
 	}
-	return e->event_len;
+	return e.event_len;
 }

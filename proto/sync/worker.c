@@ -62,7 +62,7 @@ int sync_far_main(int argc, char **argv)
 
 int sync_brain_main(void)
 {
-	struct stream *in, *out, *control;
+	struct stream *in, *out, *control = NULL;
 	struct stat st;
 	if (fstat(3, &st) == -1 || !S_ISSOCK(st.st_mode)) {
 		fprintf(stderr, "tsctl %s is started by tsctl itself\n", SYNC_WORKER_NAME);

@@ -122,8 +122,8 @@ static void no_path_leads_out(void **state)
 				     "./d",
 				     "/",
 				     SYNC_PRIVATE,
-				     SYNC_PRIVATE "/x",
-				     "d/" SYNC_PRIVATE };
+				     (SYNC_PRIVATE "/x"),
+				     ("d/" SYNC_PRIVATE) };
 	static const char *links[] = { "abs/f",
 				       "rel/f",
 				       "abs",

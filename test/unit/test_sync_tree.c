@@ -267,6 +267,10 @@ static void memory(void **state)
 		node_prune(t, n);
 	}
 	assert_int_equal(tree_count(t), MANY / 2);
+	size_t seen = 0;
+	for (struct node *n = tree_root(t); (n = node_next(t, n)); seen++)
+		assert_ptr_equal(n->prev ? n->prev->next : n->parent->children, n);
+	assert_int_equal(seen, MANY / 2);
 	tree_free(t);
 	t = tree_new(10, NULL, NULL);
 	assert_in_range(tree_bytes(t), 1, 4096); /* no version was left behind */
