@@ -274,6 +274,16 @@ def test_tsctl_guest_and_tunnel_restart(docker1, src, lab):
     assert src + ":/app" in c["HostConfig"]["Binds"]
 
 
+def test_tsctl_ends_at_once(docker1, src, lab):
+    """A sync is no connection that has to finish."""
+    name = docker1.sleeper("-v", f"{src}:/app")
+    assert syncs(lab, src)
+    assert lab.tsctl.stop(8) == 0
+    lab.ensure_tunnel()
+    put(src + "/x", "1")
+    sees(docker1, name, "/app/x", "1")
+
+
 def test_started_by_another_client(docker1, src, direct):
     name = docker1.lab.name()
     put(src + "/x", "1")
