@@ -4,6 +4,7 @@
 
 #include "cmd/tsctl/ask.h"
 #include "cmd/tsctl/control.h"
+#include "cmd/tsctl/daemon.h"
 #include "cmd/tsctl/text.h"
 #include "reactor/err.h"
 #include "reactor/opt.h"
@@ -125,6 +126,27 @@ static int show(const struct instance *i, int pid, void *arg)
 	return 0;
 }
 
+/* The syncs of the daemon, if one runs that has some. */
+static void show_daemon(void)
+{
+	struct instance i;
+	struct buf body;
+	char err[512];
+	int pid =
+	    instance_init_single(&i, DAEMON_NAME, err, sizeof(err)) < 0 ? 0 : instance_pid(&i);
+	if (pid <= 0)
+		return;
+	int r = ask(&i, "GET", "/syncs", &body);
+	struct json_doc *doc = r < 0 ? NULL : json_parse(buf_data(&body), NULL, NULL);
+	struct json *v = doc ? json_first(json_find(json_root(doc), "syncs")) : NULL;
+	if (v)
+		printf("tsctl sync  pid %d\n", pid);
+	for (; v; v = json_next(v))
+		print_sync(doc, v);
+	json_free(doc);
+	buf_end(&body);
+}
+
 /* The instance that --listen names. 0, or 2 after printing what is wrong. */
 static int name_of(const char *who, const char *listen, struct instance *i)
 {
@@ -155,6 +177,8 @@ int cmd_status(int argc, char **argv)
 		.summary =
 		    "Shows the running tsctl's of this user. Exit status 1 if there is none.",
 		.opts = opts,
+		.more =
+		    "Syncs that were made by hand are shown, too; \"tsctl sync list\" says more.\n",
 	};
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
@@ -175,6 +199,8 @@ int cmd_status(int argc, char **argv)
 		printf("]\n");
 	else if (l.count == 0)
 		fprintf(stderr, "no tsctl is running\n");
+	if (!json && !listen)
+		show_daemon();
 	return l.count ? 0 : 1;
 }
 

@@ -348,9 +348,10 @@ size_t sync_api_busy(const struct sync_api *a)
 
 void sync_api_end(struct sync_api *a)
 {
+	struct list *i;
 	a->ending = true;
-	while (!list_empty(&a->requests)) {
-		struct request *r = container_of(a->requests.next, struct request, link);
+	while ((i = list_pop(&a->requests))) {
+		struct request *r = container_of(i, struct request, link);
 		http_abort(r->c, -ERR_CANCELLED);
 		request_end(r);
 	}

@@ -319,83 +319,6 @@ static void job_run(struct task *t)
 	}
 }
 
-/* --- fences --- */
-
-static void deliver(struct task *t)
-{
-	struct sync_fence *f = container_of(t, struct sync_fence, task);
-	sync_fenced *done = f->done;
-	void *arg = f->arg;
-	int code = f->code;
-	char *why = f->why;
-	f->why = NULL;
-	sync_fence_free(f);
-	done(arg, code, why);
-	free(why);
-}
-
-static void on_fence_timeout(struct timer *t)
-{
-	struct sync_fence *f = container_of(t, struct sync_fence, timer);
-	struct sync_job *j = f->job;
-	const char *why;
-	char text[700];
-	const char *state = sync_job_state(j, &why);
-	snprintf(text, sizeof(text), "not in time: the sync is %s%s%s", state, *why ? ": " : "",
-		 why);
-	sync_fence_over(f, -ETIMEDOUT, text);
-}
-
-static struct sync_fence *fence_new(struct sync_job *j, sync_fenced *done, void *arg)
-{
-	struct sync_fence *f = xcalloc(1, sizeof(*f));
-	f->job = j;
-	f->number = ++j->serial;
-	f->done = done;
-	f->arg = arg;
-	task_init(&f->task, deliver);
-	timer_init(&f->timer, on_fence_timeout);
-	list_init(&f->link);
-	list_add_tail(&j->fences, &f->link);
-	return f;
-}
-
-/* Tells the worker, or says at once why that is of no use. */
-static struct sync_fence *fence_go(struct sync_job *j, struct sync_fence *f)
-{
-	if (j->paused)
-		sync_fence_over(f, -EBUSY, "the sync is paused");
-	else if (j->failed)
-		sync_fence_over(f, -EIO, j->why);
-	else
-		sync_tell_fence(j, f);
-	return f;
-}
-
-struct sync_fence *sync_job_fence(struct sync_job *j, uint64_t timeout_ms, sync_fenced *done,
-				  void *arg)
-{
-	struct sync_fence *f = fence_new(j, done, arg);
-	if (timeout_ms)
-		timer_set(j->sp.rx, &f->timer, timeout_ms);
-	return fence_go(j, f);
-}
-
-struct sync_fence *sync_job_resolve(struct sync_job *j, struct slice path, struct slice keep,
-				    sync_fenced *done, void *arg)
-{
-	struct sync_fence *f = fence_new(j, done, arg);
-	f->path = xslicedup(path);
-	f->keep = xslicedup(keep);
-	return fence_go(j, f);
-}
-
-void sync_fence_cancel(struct sync_fence *f)
-{
-	if (f)
-		sync_fence_free(f);
-}
-
 /* --- what it is told --- */
 
 void sync_job_tunnel(struct sync_job *j, struct tunnel *t, const char *why)
@@ -614,21 +537,12 @@ struct sync_job *sync_job_new(const struct sync_spec *sp, bool paused)
 	return j;
 }
 
-static void fences_end(struct sync_job *j)
-{
-	sync_fences_fail(j, -ERR_CANCELLED, "the sync was ended");
-	while (!list_empty(&j->over)) {
-		struct sync_fence *f = container_of(j->over.next, struct sync_fence, link);
-		deliver(&f->task);
-	}
-}
-
 void sync_job_free(struct sync_job *j)
 {
 	if (!j)
 		return;
 	j->freed = true;
-	fences_end(j);
+	sync_fences_end(j);
 	end_now(j);
 	run_end(j);
 	task_cancel(&j->task);

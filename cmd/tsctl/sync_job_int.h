@@ -75,10 +75,15 @@ void sync_talk_end(struct sync_job *);
 void sync_tell(struct sync_job *, const char *name);
 /* Tells the worker of a fence. */
 void sync_tell_fence(struct sync_job *, const struct sync_fence *);
+/* --- sync_fence.c --- */
 /* All that wait fail. */
 void sync_fences_fail(struct sync_job *, int code, const char *why);
+/* At the end of the job: these fail, and all are delivered from here. */
+void sync_fences_end(struct sync_job *);
+/* It waits no more: delivered from a task. */
 void sync_fence_over(struct sync_fence *, int code, const char *why);
-void sync_fence_free(struct sync_fence *);
+
+/* --- sync_job.c --- */
 void sync_job_changed(const struct sync_job *);
 
 #endif

@@ -421,8 +421,8 @@ void sync_keep_close(struct sync_keep *k)
 		http_abort(c->c, -ERR_CANCELLED);
 		free(c);
 	}
-	while (!list_empty(&k->set.items)) {
-		struct kept *s = kept_of(container_of(k->set.items.next, struct sync_item, link));
+	while ((i = list_pop(&k->set.items))) {
+		struct kept *s = kept_of(container_of(i, struct sync_item, link));
 		sync_set_remove(&s->item);
 		kept_free(s);
 	}

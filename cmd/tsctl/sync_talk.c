@@ -8,35 +8,6 @@
 #include "reactor/err.h"
 #include "reactor/log.h"
 
-/* --- fences --- */
-
-void sync_fence_free(struct sync_fence *f)
-{
-	list_del(&f->link);
-	task_cancel(&f->task);
-	timer_clear(f->job->sp.rx, &f->timer);
-	free(f->path);
-	free(f->keep);
-	free(f->why);
-	free(f);
-}
-
-void sync_fence_over(struct sync_fence *f, int code, const char *why)
-{
-	list_del(&f->link);
-	list_add_tail(&f->job->over, &f->link);
-	timer_clear(f->job->sp.rx, &f->timer);
-	f->code = code;
-	f->why = xstrdup(why ? why : "");
-	task_wake(f->job->sp.rx, &f->task);
-}
-
-void sync_fences_fail(struct sync_job *j, int code, const char *why)
-{
-	while (!list_empty(&j->fences))
-		sync_fence_over(container_of(j->fences.next, struct sync_fence, link), code, why);
-}
-
 static struct sync_fence *find_fence(struct sync_job *j, uint64_t number, bool resolve)
 {
 	for (struct list *i = j->fences.next; i != &j->fences; i = i->next) {

@@ -42,7 +42,8 @@ char *path_text_get(struct slice text)
 		if (c == '%') {
 			int a = i + 2 < text.n ? hex(text.p[i + 1]) : -1;
 			int b = a < 0 ? -1 : hex(text.p[i + 2]);
-			c = b < 0 ? '\0' : (char)(a << 4 | b);
+			unsigned byte = b < 0 ? 0 : (unsigned)a << 4 | (unsigned)b;
+			c = (char)byte;
 			i += 2;
 		}
 		if (c == '\0') {
