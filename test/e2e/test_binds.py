@@ -59,13 +59,13 @@ def sees(docker, name, path, text):
 
 def test_files_are_there_and_come_back(docker, src):
     """The first process finds them; when run returns, what it wrote is here: 50 MB."""
-    for i in range(200):
+    for i in range(3000):
         put(f"{src}/in/d{i % 7}/f{i}", f"{i}\n")
     out = docker.out("run", "--rm", "-v", f"{src}:/app", "bb", "sh", "-c",
                      "cat /app/in/d*/f* | sort -n | sha256sum; dd if=/dev/urandom of=/app/out bs=1M count=50 2>/dev/null; "
                      "sha256sum < /app/out; mkdir /app/new; echo x > /app/new/y; rm /app/in/d0/f0")
     first, second = (line.split()[0] for line in out.splitlines())
-    assert first == hashlib.sha256("".join(f"{i}\n" for i in range(200)).encode()).hexdigest()
+    assert first == hashlib.sha256("".join(f"{i}\n" for i in range(3000)).encode()).hexdigest()
     with open(src + "/out", "rb") as f:
         assert hashlib.sha256(f.read()).hexdigest() == second
     assert get(src + "/new/y") == "x\n"
