@@ -73,7 +73,6 @@ static struct json *parse(struct sync_source *s)
 
 int sync_list_get(struct sync_list *l)
 {
-	*l = (struct sync_list){ .n = 0 };
 	int r = ask_daemon(l);
 	if (r)
 		return r;
@@ -297,7 +296,7 @@ int cmd_sync_change(int argc, char **argv)
 		fprintf(stderr, "%s: say which, or --all\nSee '%s --help'.\n", name, name);
 		return SYNC_USAGE;
 	}
-	struct sync_list l;
+	struct sync_list l = { .n = 0 };
 	int r = sync_list_get(&l);
 	if (r == 0) {
 		struct sync_found *picked = xcalloc(l.n + 1, sizeof(*picked));
@@ -347,8 +346,8 @@ int cmd_sync_resolve(int argc, char **argv)
 	}
 	if (strcmp(keep, "local") != 0 && strcmp(keep, "remote") != 0 && strcmp(keep, "both") != 0)
 		return forward_fail(SYNC_USAGE, "--keep must be local, remote or both");
-	struct sync_list l;
-	struct sync_found f;
+	struct sync_list l = { .n = 0 };
+	struct sync_found f = { .sync = NULL };
 	struct buf more;
 	struct json_writer w;
 	buf_init(&more, 64 * 1024);

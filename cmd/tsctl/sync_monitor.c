@@ -129,8 +129,8 @@ static void show_line(struct watched *m, const struct sync_found *f)
 /* 0: it goes on; else the exit status plus one. */
 static int look(struct watched *m, char *const *names, int n)
 {
-	struct sync_list l;
-	struct sync_found f;
+	struct sync_list l = { .n = 0 };
+	struct sync_found f = { .sync = NULL };
 	int r = sync_list_get(&l);
 	if (r) {
 		r++;
@@ -156,9 +156,9 @@ static int look(struct watched *m, char *const *names, int n)
 		else
 			r = 1; /* it was terminated */
 	}
-	if (r == 0 && m->tty)
+	if (r == 0 && f.source && m->tty)
 		show_live(m, &f);
-	else if (r == 0)
+	else if (r == 0 && f.source)
 		show_line(m, &f);
 	sync_list_end(&l);
 	return r;

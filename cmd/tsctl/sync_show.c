@@ -232,7 +232,7 @@ int cmd_sync_list(int argc, char **argv)
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
 		return first == 0 ? 0 : SYNC_USAGE;
-	struct sync_list l;
+	struct sync_list l = { .n = 0 };
 	int r = sync_list_get(&l);
 	if (r == 0) {
 		struct sync_found *picked = xcalloc(l.n + 1, sizeof(*picked));

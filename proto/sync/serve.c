@@ -29,6 +29,12 @@ int serve_bad(struct serve *s, const char *what)
 static void on_changed(void *arg, struct node *n)
 {
 	struct serve *s = arg;
+	/* It is no longer what the brain has put here: who knows of that one by now. */
+	if (n->base && n->base != n->side[SYNC_ALPHA])
+		node_set_base(s->side.tree, n,
+			      version_identical(n->base, n->side[SYNC_ALPHA])
+				  ? version_ref(n->side[SYNC_ALPHA])
+				  : NULL);
 	store_note(s->store, n);
 	s->noted = true;
 }
@@ -77,6 +83,7 @@ static bool tell(struct serve *s)
 		ssize_t len = node_path(n, path, sizeof(path));
 		if (len > 0)
 			channel_send(s->ch, &(struct msg){ .type = MSG_ENTRY,
+							   .flags = n->base ? ENTRY_GIVEN : 0,
 							   .path = slice_of(path, (size_t)len),
 							   .want = n->side[SYNC_ALPHA] });
 		if (!n->side[SYNC_ALPHA])
@@ -309,8 +316,8 @@ void serve_free(struct serve *s)
 		return;
 	task_cancel(&s->task);
 	serve_ops_end(s);
+	store_close(s->store); /* it looks at the tree */
 	side_close(&s->side);
-	store_close(s->store);
 	channel_free(s->ch);
 	buf_end(&s->ignore);
 	for (size_t i = 0; i < s->nmasks; i++)

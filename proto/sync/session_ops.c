@@ -123,6 +123,8 @@ static void failed(struct session *s, struct op *op, int status, const char *why
 	ssize_t len = node_path(op->node, path, sizeof(path));
 	if (op->side == SYNC_ALPHA && len > 0)
 		side_look(&s->side, slice_of(path, (size_t)len), false);
+	if (op->side == SYNC_ALPHA && status == -ENOTEMPTY)
+		scan_below(s->side.scan, op->node); /* what is it? */
 	bool stale = status == -ESTALE || status == -ENOENT;
 	problem_set(s, op->node, stale ? PROBLEM_STALE : PROBLEM_OP, (enum sync_side)op->side,
 		    why && *why ? why : err_text(status));
@@ -336,6 +338,15 @@ static void renamed(struct session *s, struct op *op, const struct msg *m)
 	op_done(s, op, r == -EOPNOTSUPP ? 0 : r, NULL);
 }
 
+/* It could not be copied there: its content, then. */
+static void resend(struct session *s, struct op *op)
+{
+	char path[SYNC_PATH_MAX + 1];
+	op->copying = false;
+	node_path(op->node, path, sizeof(path));
+	file_send(s, op, path);
+}
+
 int ops_message(struct session *s, struct msg_in *in)
 {
 	struct msg *m = &in->m;
@@ -350,6 +361,8 @@ int ops_message(struct session *s, struct msg_in *in)
 		       (op->state == OP_ASKED || (op->state == OP_SENDING && m->status < 0));
 		if (fits && op->act == ACT_RENAME) {
 			renamed(s, op, m);
+		} else if (fits && op->copying && m->status < 0) {
+			resend(s, op);
 		} else if (fits) {
 			snprintf(why, sizeof(why), "%.*s", SLICE_FMT(m->text));
 			op_done(s, op, m->status, why);

@@ -129,7 +129,7 @@ static bool put_node(struct store *s, struct node *n)
 	struct record r = { .v = version_to_keep(s, n) };
 	if (len < 0 || (r.v && r.v->kind == SYNC_LINK && r.v->size > SYNC_PATH_MAX))
 		return false;
-	r.type = r.v ? RECORD_ENTRY : RECORD_GONE;
+	r.type = !r.v ? RECORD_GONE : !s->base && r.v == n->base ? RECORD_GIVEN : RECORD_ENTRY;
 	r.text = slice_of(path, (size_t)len);
 	/* The stamp of a file that was changed in the tick it was looked at proves nothing later.
 	 */
@@ -255,6 +255,8 @@ static int load_record(struct loading *l, const struct record *r)
 		node_set_base(t, n, version_ref(r->v));
 		node_mark_dirty(t, n);
 	}
+	if (!s->base)
+		node_set_base(t, n, r->type == RECORD_GIVEN ? version_ref(r->v) : NULL);
 	if (!r->v) {
 		l->parent = NULL; /* may go with it */
 		node_prune(t, n);

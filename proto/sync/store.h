@@ -24,7 +24,8 @@ void store_close(struct store *);
  */
 int store_load(struct store *, struct tree *, bool base, const char *generation, char *why,
 	       size_t whylen);
-/* Notes the node as it is now: its base (brain) or side[ALPHA] (far worker), and the stamp, if
+/* Notes the node as it is now: its base (brain) or side[ALPHA] (far worker, and whether the
+ * base is that very version: see serve.c), and the stamp, if
  * side[ALPHA] is the same version. Buffered until store_flush. */
 void store_note(struct store *, struct node *);
 /* To the kernel (not to the platter): 0 or -errno, and then nothing of it is lost: it is tried

@@ -26,7 +26,7 @@ static const struct layout {
 	[MSG_IGNORE] = { "IGNORE", "d" },
 	[MSG_MASK] = { "MASK", "p" },
 	[MSG_OPENED] = { "OPENED", "itd" },
-	[MSG_ENTRY] = { "ENTRY", "pw" },
+	[MSG_ENTRY] = { "ENTRY", "gpw" },
 	[MSG_SCANNED] = { "SCANNED", "na" },
 	[MSG_PROBLEM] = { "PROBLEM", "pt" },
 	[MSG_HALT] = { "HALT", "t" },

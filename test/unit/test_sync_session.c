@@ -248,6 +248,7 @@ static void test_halts(void **state)
 	say("{\"proceed\":true}");
 	fence();
 	both_alike();
+	wait_for_state("watching");
 	/* The root itself. */
 	shell(dir, "rm -r beta");
 	wait_for_state("halted");
@@ -256,6 +257,7 @@ static void test_halts(void **state)
 	double end = seconds() + WAIT_S;
 	while (!(ended & 1) && seconds() < end)
 		some();
+	assert_true(ended & 1);
 	assert_int_equal(ended_codes[0], 0);
 	pair_end();
 	/* A root that was made anew is another one: nothing is deleted for that. */
