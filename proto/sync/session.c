@@ -538,6 +538,7 @@ void session_free(struct session *s)
 	timer_clear(s->rx, &s->timer);
 	fences_fail(s, "the sync has ended");
 	sources_forget(s);
+	signatures_end(s);
 	ops_end(s);
 	problems_end(s);
 	reconciler_end(&s->rec);

@@ -158,7 +158,7 @@ void session_reset(struct session *s)
 	struct tree *t = s->side.tree;
 	s->news = true;
 	if (!s->opened) {
-		s->reset_first = true;
+		s->reset_first = true; /* when it is loaded */
 		return;
 	}
 	int r = store_reset(s->store, s->generation);
@@ -166,6 +166,7 @@ void session_reset(struct session *s)
 		session_fail(s, r, "cannot forget what was synced: %s", err_text(r));
 		return;
 	}
+	s->remembers = false;
 	for (struct node *n = node_next(t, tree_root(t)); n; n = node_next(t, n)) {
 		node_set_base(t, n, NULL);
 		node_mark_dirty(t, n);

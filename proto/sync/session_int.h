@@ -107,6 +107,11 @@ struct sources {
 	size_t cap;
 };
 
+struct known_signature {
+	uint8_t digest[SYNC_DIGEST];
+	struct signature sig; /* n = 0: none */
+};
+
 struct totals {
 	uint64_t files, bytes;
 };
@@ -146,6 +151,8 @@ struct session {
 	struct list ops;
 	struct op **by_id; /* OPS_SLOTS */
 	uint32_t next_id;
+	struct known_signature signatures[16];
+	size_t next_signature;
 	struct sources sources[2];
 	uint64_t lately[2], lately_at; /* bytes to be moved to a side, since there was none */
 	size_t nops, nsending, nreading;
@@ -208,6 +215,7 @@ void ops_end(struct session *);
 /* session_files.c */
 void file_send(struct session *, struct op *, const char *path);
 void file_fetch(struct session *, struct op *, const char *path);
+void signatures_end(struct session *);
 bool files_run(struct session *); /* pieces, while there is room */
 int file_signature(struct session *, struct op *, const struct msg *);
 void file_piece(struct session *, struct op *, const struct msg *);
