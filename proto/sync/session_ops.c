@@ -274,6 +274,7 @@ bool ops_hash(void *arg, struct node *n, enum sync_side side)
 		return false;
 	}
 	if (side == SYNC_ALPHA && n->side[side]->size >= SIGNATURE_MIN && n->base &&
+	    n->side[side]->mtime_ns != n->base->mtime_ns &&
 	    version_identical(n->side[SYNC_BETA], n->base)) {
 		arc4random_buf(n->side[side]->digest, SYNC_DIGEST);
 		n->side[side]->hashed = HASH_ASSUMED;
