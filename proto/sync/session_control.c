@@ -182,19 +182,18 @@ static void resolve(struct session *s, struct slice text, struct slice keep, int
 	char *path = path_of(text);
 	struct node *node = path && s->started ? tree_find(s->side.tree, slice_str(path)) : NULL;
 	free(path);
+	bool both = slice_eq(keep, SLICE("both"));
 	int r = -EINVAL;
-	if (!node)
+	if (!node || (both && !(node->flags & NODE_CONFLICT)))
 		r = -ENOENT;
 	else if (slice_eq(keep, SLICE("local")))
 		r = reconcile_keep(&s->rec, node, SYNC_ALPHA);
 	else if (slice_eq(keep, SLICE("remote")))
 		r = reconcile_keep(&s->rec, node, SYNC_BETA);
-	else if (slice_eq(keep, SLICE("both")) && !(node->flags & NODE_CONFLICT))
-		r = -ENOENT;
-	else if (slice_eq(keep, SLICE("both")))
+	else if (both)
 		r = op_rename(s, node, n);
 	s->news = true;
-	if (r == 0 && slice_eq(keep, SLICE("both")))
+	if (r == 0 && both)
 		return; /* answered when it is done */
 	const char *why = r == 0             ? NULL
 			  : r == -ENOENT     ? "nothing there is in conflict"

@@ -203,6 +203,7 @@ int file_signature(struct session *s, struct op *op, const struct msg *m)
 static void send_piece(struct session *s)
 {
 	struct op *op = container_of(list_pop(&s->sending), struct op, queue);
+	BUG_ON(!op->out);
 	int r = outgoing_step(op->out);
 	if (r == 0) {
 		list_add_tail(&s->sending, &op->queue);

@@ -94,8 +94,8 @@ uint64_t ops_oldest(const struct session *s)
 
 void ops_end(struct session *s)
 {
-	while (!list_empty(&s->ops))
-		op_free(s, container_of(s->ops.next, struct op, all));
+	for (struct list *l; (l = list_pop(&s->ops));)
+		op_free(s, container_of(l, struct op, all));
 	for (size_t i = 0; i < s->todo_at; i++)
 		s->todo.v[i].want = s->todo.v[i].expect = NULL;
 	actions_end(&s->todo);
