@@ -1,19 +1,10 @@
-/* What there is: syncs, the containers that use them, and where the guest keeps the files. */
+/* What there is: syncs, and the containers that use them. */
 #include "cmd/tsctl/binds_int.h"
 
-#include <ctype.h>
-#include <errno.h>
-#include <unistd.h>
-
 #include "proto/docker/ports.h"
-#include "proto/sync/path_text.h"
-#include "reactor/crypto.h"
-#include "reactor/err.h"
 #include "reactor/log.h"
 
 enum {
-	ASK_AGAIN_MS = 250,
-	REFUSED_MS = 60 * 1000, /* it may be another guest soon */
 	CREATED_MS = 60 * 1000, /* a container that is not started keeps its files alike so long */
 	GONE_MS = 10 * 1000     /* one that is gone: who waits for its end may still ask */
 };
@@ -47,25 +38,6 @@ static void on_changed(void *arg)
 	task_wake(s->b->o.rx, &s->b->wake_task);
 }
 
-static void hex(const uint8_t *in, size_t n, char *out)
-{
-	for (size_t i = 0; i < n; i++)
-		snprintf(out + 2 * i, 3, "%02x", in[i]);
-}
-
-/* The same after a restart; another for each owner, guest and source. */
-static void make_id(const struct binds *b, const char *source, char out[33])
-{
-	const char *parts[] = { b->owner, b->server, source };
-	uint8_t digest[32];
-	struct sha256 sha;
-	sha256_init(&sha);
-	for (size_t i = 0; i < ARRAY_LEN(parts); i++)
-		sha256_add(&sha, slice_of(parts[i], strlen(parts[i]) + 1));
-	sha256_end(&sha, digest);
-	hex(digest, 16, out);
-}
-
 static void job_start(struct bind_sync *s)
 {
 	struct binds *b = s->b;
@@ -78,7 +50,7 @@ static void job_start(struct bind_sync *s)
 				.tunnel = b->o.tunnel,
 				.changed = on_changed,
 				.arg = s };
-	make_id(b, s->source, sp.id);
+	binds_id(b, s->source, sp.id);
 	s->item.job = sync_job_new(&sp, false);
 }
 
@@ -155,8 +127,7 @@ struct paths {
 
 static void paths_add(struct paths *p, const char *path)
 {
-	if ((p->n & (p->n - 1)) == 0) /* a power of two is full */
-		p->v = xrealloc(p->v, MAX(2 * p->n, 1) * sizeof(char *));
+	p->v = xrealloc(p->v, (p->n + 1) * sizeof(char *));
 	p->v[p->n++] = xstrdup(path);
 }
 
@@ -407,110 +378,13 @@ void binds_listed(struct binds *b, struct json_doc *doc)
 	}
 }
 
-/* --- where the guest keeps the files --- */
+/* --- replies --- */
 
 const char *binds_ours(const struct binds *b, const char *there)
 {
 	size_t n = b->root ? strlen(b->root) : 0;
 	return n && strncmp(there, b->root, n) == 0 && there[n] == '/' ? there + n : NULL;
 }
-
-static void ask(struct binds *b)
-{
-	struct buf open;
-	struct json_writer w;
-	buf_init(&open, 1024);
-	json_writer_begin(&w, &open);
-	json_put_object(&w);
-	json_put_name(&w, "kind");
-	json_put_str(&w, SLICE("sync-root"));
-	json_put_name(&w, "owner");
-	json_put_str(&w, slice_str(b->owner));
-	json_put_end(&w);
-	int r = json_writer_end(&w);
-	BUG_ON(r < 0);
-	b->asking = tunnel_open(b->o.tunnel, buf_data(&open), TUNNEL_INTERACTIVE);
-	stream_bind(b->asking, &b->asking_task);
-	buf_end(&open);
-}
-
-/* "root" of what the guest says. False: there is none. */
-static bool take_root(struct binds *b)
-{
-	struct json_doc *doc = json_parse(mux_opened_json(b->asking), NULL, NULL);
-	struct slice root = SLICE("");
-	if (doc)
-		json_str(doc, json_find(json_root(doc), "root"), &root);
-	char *path = path_text_get(root), *clean = docker_path_clean(slice_str(path));
-	free(path);
-	if (clean) {
-		free(b->root);
-		b->root = clean;
-	}
-	json_free(doc);
-	return clean != NULL;
-}
-
-static void refused(struct binds *b, int code, const char *why)
-{
-	bool unknown = code == -ERR_NOT_FOUND && strstr(why, "kind");
-	char *text =
-	    xasprintf("%s%s", why, unknown ? "; it is older than this tsctl: update it" : "");
-	if (!b->why || strcmp(b->why, text) != 0)
-		log_warn("binds not-synced reason=%s", log_quote(slice_str(text)));
-	free(b->why);
-	b->why = text;
-	b->state = BINDS_REFUSED;
-}
-
-static void asking_run(struct task *t)
-{
-	struct binds *b = container_of(t, struct binds, asking_task);
-	char byte;
-	int r = b->asking ? (int)stream_read(b->asking, &byte, 1) : -EAGAIN;
-	if (r == -EAGAIN)
-		return;
-	r = MIN(r, 0); /* what it says stands in its first word, and it ends behind that */
-	bool good = r == 0 && take_root(b), meant = r == 0 || tunnel_is_up(b->o.tunnel);
-	if (good)
-		b->state = BINDS_ON;
-	else if (meant)
-		refused(b, r,
-			r ? stream_why(b->asking, r)
-			  : "the guest did not say where it keeps the files of containers");
-	stream_close(b->asking, r);
-	b->asking = NULL;
-	if (!good)
-		timer_set(b->o.rx, &b->asking_timer, meant ? REFUSED_MS : ASK_AGAIN_MS);
-	task_wake(b->o.rx, &b->wake_task);
-}
-
-static void asking_due(struct timer *t)
-{
-	struct binds *b = container_of(t, struct binds, asking_timer);
-	if (!b->asking)
-		ask(b);
-}
-
-void binds_start(struct binds *b, bool elsewhere)
-{
-	b->state = elsewhere ? BINDS_ASKING : BINDS_OFF;
-	if (elsewhere)
-		ask(b);
-	else
-		log_info("binds not-synced reason=\"the engine's host is this machine\"");
-	task_wake(b->o.rx, &b->wake_task);
-}
-
-void binds_tunnel_changed(struct binds *b)
-{
-	bool asks = b->state == BINDS_ASKING || b->state == BINDS_ON || b->state == BINDS_REFUSED;
-	if (asks && tunnel_is_up(b->o.tunnel))
-		timer_set(b->o.rx, &b->asking_timer, 0); /* it may be another guest */
-	task_wake(b->o.rx, &b->wake_task);
-}
-
-/* --- replies --- */
 
 bool binds_may_show(const struct binds *b)
 {
@@ -554,61 +428,6 @@ static void tick(struct timer *t)
 	binds_steps_run(b);
 }
 
-int binds_owner_check(const char *owner)
-{
-	static const char extra[] = "._@-";
-	size_t n = strlen(owner);
-	for (size_t i = 0; i < n; i++)
-		if (!isalnum((unsigned char)owner[i]) && !strchr(extra, owner[i]))
-			return -EINVAL;
-	return n >= 1 && n <= 128 && strcmp(owner, ".") != 0 && strcmp(owner, "..") != 0 ? 0
-											 : -EINVAL;
-}
-
-/* The user's name by /etc/passwd, for a person to know the directory by; else uidN. */
-static void user_name(char *out, size_t outlen)
-{
-	FILE *f = fopen("/etc/passwd", "re");
-	char line[1024];
-	snprintf(out, outlen, "uid%u", (unsigned)getuid());
-	while (f && fgets(line, sizeof(line), f)) {
-		struct slice name, rest, password, uid;
-		uint64_t n;
-		slice_cut(slice_str(line), ':', &name, &rest);
-		slice_cut(rest, ':', &password, &rest);
-		slice_cut(rest, ':', &uid, &rest);
-		if (slice_u64(uid, UINT32_MAX, &n) < 0 || n != getuid() || name.n > 64)
-			continue;
-		snprintf(out, outlen, "%.*s", SLICE_FMT(name));
-		break;
-	}
-	if (f)
-		fclose(f);
-	if (binds_owner_check(out) < 0)
-		snprintf(out, outlen, "uid%u", (unsigned)getuid());
-}
-
-/* Two machines, or two users, never share a directory on the guest. */
-static void default_owner(char *out, size_t outlen)
-{
-	char name[80], machine[256] = "", digits[9];
-	uint8_t digest[32];
-	uint32_t uid = getuid();
-	struct sha256 sha;
-	FILE *f = fopen("/etc/machine-id", "re");
-	if (!f || !fgets(machine, sizeof(machine), f))
-		gethostname(machine, sizeof(machine) - 1);
-	if (f)
-		fclose(f);
-	sha256_init(&sha);
-	sha256_add(&sha, slice_of(machine, strcspn(machine, "\n")));
-	sha256_add(&sha, slice_of(&uid, sizeof(uid)));
-	sha256_end(&sha, digest);
-	hex(digest, 4, digits);
-	user_name(name, sizeof(name));
-	snprintf(out, outlen, "%s-%s", name, digits);
-}
-
 struct binds *binds_new(const struct binds_options *o)
 {
 	struct binds *b = xcalloc(1, sizeof(*b));
@@ -617,14 +436,13 @@ struct binds *binds_new(const struct binds_options *o)
 	if (o->owner)
 		snprintf(b->owner, sizeof(b->owner), "%s", o->owner);
 	else
-		default_owner(b->owner, sizeof(b->owner));
+		binds_default_owner(b->owner, sizeof(b->owner));
 	list_init(&b->syncs);
 	list_init(&b->users);
 	list_init(&b->steps);
 	list_init(&b->tails);
-	task_init(&b->asking_task, asking_run);
+	binds_root_init(b);
 	task_init(&b->wake_task, wake_run);
-	timer_init(&b->asking_timer, asking_due);
 	timer_init(&b->tick, tick);
 	return b;
 }
@@ -633,17 +451,14 @@ void binds_free(struct binds *b)
 {
 	if (!b)
 		return;
+	struct list *l;
 	binds_tails_end(b);
-	while (!list_empty(&b->users))
-		bind_user_free(container_of(b->users.next, struct bind_user, link));
+	while ((l = list_pop(&b->users)))
+		bind_user_free(container_of(l, struct bind_user, link));
 	BUG_ON(!list_empty(&b->steps));
-	stream_close(b->asking, -ERR_CANCELLED);
-	task_cancel(&b->asking_task);
+	binds_root_end(b);
 	task_cancel(&b->wake_task);
-	timer_clear(b->o.rx, &b->asking_timer);
 	timer_clear(b->o.rx, &b->tick);
-	free(b->root);
-	free(b->why);
 	free(b->server);
 	free(b);
 }

@@ -85,6 +85,15 @@ void bind_user_free(struct bind_user *);
 /* A path of the guest without the root of our files; NULL: it is none. */
 const char *binds_ours(const struct binds *, const char *there);
 
+/* --- binds_root.c --- */
+
+/* The id of a sync: the same after a restart; another for each owner, guest and source. */
+void binds_id(const struct binds *, const char *source, char out[33]);
+/* Two machines, or two users, never share a directory on the guest. */
+void binds_default_owner(char *out, size_t outlen);
+void binds_root_init(struct binds *);
+void binds_root_end(struct binds *);
+
 /* --- binds_step.c --- */
 
 /* Something has changed: steps look again. */

@@ -8,7 +8,8 @@
 
 enum {
 	TICK_MS = 1000,
-	ROOT_MS = 15 * 1000,  /* for the guest to say where the files are */
+	ROOT_MS = 15 * 1000,  /* for the guest to say where the files are, */
+	ROOT_DOWN_MS = 2000,  /* if there is a tunnel */
 	CHECK_MS = 10 * 1000, /* for our own file systems */
 	READY_MS = 30 * 1000, /* for the syncs to have their root there */
 	/* Nothing moves for so long, or there is no tunnel: a start fails, an end is let go. */
@@ -267,8 +268,10 @@ static void create_finish(struct binds_step *s)
 		struct bind_sync *sync = s->syncs[i];
 		if (!sync)
 			continue;
-		if (docker_bind_move(s->doc, &s->binds.v[i],
-				     slice_str(sync_job_remote(sync->item.job))) < 0) {
+		char *there = xasprintf("%s%s", s->b->root, sync->source);
+		int r = docker_bind_move(s->doc, &s->binds.v[i], slice_str(there));
+		free(there);
+		if (r < 0) {
 			finish(s, 400,
 			       xasprintf("bind source %s: this path cannot be named to the engine",
 					 sync->named));
@@ -453,10 +456,16 @@ static void give_up(struct binds_step *s, const char *why)
 	finish(s, 0, NULL); /* unless it has failed */
 }
 
+static char *down_why(const struct binds_step *s)
+{
+	struct tunnel_status t;
+	tunnel_status(s->b->o.tunnel, &t);
+	return xstrdup(t.last_error[0] ? t.last_error : "the tunnel is down");
+}
+
 static void fence_look(struct binds_step *s)
 {
 	bool begins = s->kind != STEP_SETTLE;
-	struct tunnel_status t;
 	uint64_t changes = 0;
 	for (size_t i = 0; i < s->nfences; i++)
 		changes += s->fences[i].sync->changes;
@@ -468,8 +477,9 @@ static void fence_look(struct binds_step *s)
 	else if (!s->down_ms)
 		s->down_ms = now(s);
 	if (s->down_ms && now(s) - s->down_ms > (begins ? DOWN_BEGIN_MS : DOWN_END_MS)) {
-		tunnel_status(s->b->o.tunnel, &t);
-		give_up(s, t.last_error[0] ? t.last_error : "the tunnel is down");
+		char *why = down_why(s);
+		give_up(s, why);
+		free(why);
 	} else if (now(s) - s->moved_ms > (begins ? STALL_BEGIN_MS : STALL_END_MS)) {
 		give_up(s, "nothing has moved for a while");
 	} else if (now(s) - s->told_ms >= PROGRESS_MS) {
@@ -484,6 +494,8 @@ static void root_look(struct binds_step *s)
 		finish(s, 0, NULL);
 	else if (s->b->state == BINDS_ON || s->b->state == BINDS_REFUSED)
 		check_begin(s);
+	else if (now(s) - s->began_ms > ROOT_DOWN_MS && !tunnel_is_up(s->b->o.tunnel))
+		finish(s, 502, down_why(s));
 	else if (now(s) - s->began_ms > ROOT_MS)
 		finish(s, 504,
 		       xstrdup("the guest has not said where it keeps the files of containers"));

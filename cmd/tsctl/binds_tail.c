@@ -93,6 +93,7 @@ struct stream *binds_relayed(struct binds *b, const struct http_head *head, stru
 /* Their streams are let go of by nobody any more. */
 void binds_tails_end(struct binds *b)
 {
-	while (!list_empty(&b->tails))
-		tail_free(container_of(b->tails.next, struct tail, link));
+	struct list *l;
+	while ((l = list_pop(&b->tails)))
+		tail_free(container_of(l, struct tail, link));
 }

@@ -132,8 +132,11 @@ static void on_tunnel_drained(void *arg)
 static void on_empty(void *arg)
 {
 	struct start *st = arg;
-	if (st->draining && st->ports_drained && st->http.nconns == 0)
-		tunnel_drain(st->tunnel, on_tunnel_drained, st);
+	if (!st->draining || !st->ports_drained || st->http.nconns > 0)
+		return;
+	binds_free(st->binds); /* their streams would be waited for */
+	st->binds = NULL;
+	tunnel_drain(st->tunnel, on_tunnel_drained, st);
 }
 
 static void on_ports_drained(void *arg)

@@ -143,7 +143,7 @@ static int look(struct watched *m, char *const *names, int n)
 		} else if (sync_list_pick(&l, names, 1, false, &f) < 0) {
 			r = 2;
 		}
-		if (r == 0)
+		if (r == 0 && f.source)
 			snprintf(m->id, sizeof(m->id), "%.*s",
 				 SLICE_FMT(member_text(f.source->doc, f.sync, "id")));
 	} else {

@@ -200,7 +200,8 @@ static int on_opened(struct session *s, const struct msg *m)
 	int r = store_load(s->store, s->side.tree, true, s->generation, why, sizeof(why));
 	if (r < 0)
 		return session_fail(s, r, "%s", why);
-	s->remembers = r == 0;
+	/* What was put there for another pair of roots is no base of this one. */
+	s->same_roots = r == 0 && !s->reset_first;
 	if (s->reset_first)
 		session_reset(s);
 	r = side_start(&s->side, &s->side_options, why, sizeof(why));
@@ -234,9 +235,8 @@ static int on_entry(struct session *s, const struct msg *m)
 		v = shared(n->base, v);
 	if (v && v == m->want)
 		v = shared(n->side[SYNC_ALPHA], v);
-	/* We have put it there, and were ended before that was noted: they agreed on it. (Not if
-	 * it was another alpha that did: then nothing has been agreed on with this one.) */
-	if (v && m->flags & ENTRY_GIVEN && s->remembers && !s->started &&
+	/* We have put it there, and were ended before that was noted: they agreed on it. */
+	if (v && m->flags & ENTRY_GIVEN && s->same_roots && !s->started &&
 	    !version_identical(n->base, v)) {
 		node_set_base(t, n, version_ref(v));
 		store_note(s->store, n);

@@ -129,13 +129,13 @@ struct session {
 	struct config config;
 	bool configured, opened, scanned, far_scanned, started, paused;
 	bool reset_first; /* asked for before it was opened */
+	bool same_roots;  /* the store is of these */
 	bool want_look;   /* at .tsignore */
 	struct side side;
 	struct side_options side_options;
 	bool has_side;
 	struct store *store;
 	char generation[160];
-	bool remembers; /* the store has a base for it */
 	bool noted;
 	uint64_t check_at;
 
