@@ -138,10 +138,16 @@ static void call_far_end(struct session *s)
 		channel_send(s->ch, &(struct msg){ .type = MSG_MASK,
 						   .path = slice_str(s->config.masks[i]) });
 	root_generation(s->side.root, generation);
+	uid_t uid;
+	gid_t gid;
+	root_owner(s->side.root, &uid, &gid);
 	channel_send(s->ch, &(struct msg){ .type = MSG_OPEN,
 					   .data = slice_str(generation),
 					   .id = WIRE_VERSION,
-					   .flags = (s->config.far_make ? OPEN_MAKE : 0) |
+					   .n = uid,
+					   .at = gid,
+					   .flags = (s->config.far_owned ? OPEN_OWNED : 0) |
+						    (s->config.far_make ? OPEN_MAKE : 0) |
 						    (s->config.far_in_place ? OPEN_IN_PLACE : 0) |
 						    (s->config.far_fanotify ? OPEN_FANOTIFY : 0),
 					   .text = slice_str(s->config.only) });

@@ -97,6 +97,7 @@ static int configure(struct session *s, struct json_doc *doc)
 	c->far_make = get_bool(far, "make", false);
 	c->far_in_place = get_bool(far, "in_place", false);
 	c->far_fanotify = get_bool(far, "fanotify", true);
+	c->far_owned = get_bool(far, "owned", false);
 	if (!c->root || c->root[0] != '/' || !c->store || c->store[0] != '/' || !c->mode)
 		return session_fail(s, -EINVAL,
 				    "the configuration needs root and store, absolute, and mode");

@@ -126,7 +126,7 @@ struct config {
 	char **masks;
 	size_t nmasks;
 	enum sync_mode mode;
-	bool halt, fanotify, far_make, far_in_place, far_fanotify;
+	bool halt, fanotify, far_make, far_in_place, far_fanotify, far_owned;
 };
 
 struct session {

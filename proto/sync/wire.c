@@ -22,7 +22,7 @@ enum field {
 static const struct layout {
 	const char *name, *fields;
 } layouts[MSG_TYPES] = {
-	[MSG_OPEN] = { "OPEN", "igtd" },
+	[MSG_OPEN] = { "OPEN", "ignatd" },
 	[MSG_IGNORE] = { "IGNORE", "d" },
 	[MSG_MASK] = { "MASK", "p" },
 	[MSG_OPENED] = { "OPENED", "itd" },
