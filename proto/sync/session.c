@@ -401,17 +401,16 @@ static void fences_run(struct session *s)
 			f->state = FENCE_OPS;
 			f->until = s->next_serial;
 		}
+		bool rest = tree_dirty(s->side.tree) || problems_stale(s) || s->nheld;
+		f->rest |= f->state != FENCE_SCAN && rest;
 		while (f->state != FENCE_SCAN && ops_oldest(s) >= f->until) {
-			bool rest = tree_dirty(s->side.tree) || problems_stale(s) || s->nheld;
 			if (rest && f->until == s->next_serial) {
 				/* No rest of these stays one for long: that is no round. */
-				f->rest = true;
 				if (s->nheld)
 					task_wake(s->rx, &s->task);
 				break;
 			}
-			if ((rest || f->rest) && f->until != s->next_serial &&
-			    f->rounds++ < ROUNDS_MAX) {
+			if (f->rest && f->until != s->next_serial && f->rounds++ < ROUNDS_MAX) {
 				f->until = s->next_serial; /* what has come of the rest */
 				f->rest = rest;
 				continue;
