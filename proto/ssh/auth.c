@@ -51,17 +51,23 @@ static void try_password(struct ssh_client *c)
 	free(w.p);
 }
 
-/* An RSA key signs with what server-sig-algs names; without it with SHA-512, which every server of
- * the last years takes. */
+/* An RSA key signs with SHA-512 if server-sig-algs names it (or is not there: every server of the
+ * last years takes it), then with SHA-256: OpenSSH names both, whatever it is configured to take.
+ */
 static struct slice key_alg(const struct ssh_client *c)
 {
-	struct slice type = ssh_key_type(c->key), algs = slice_str(c->auth.sig_algs);
+	const struct auth *a = &c->auth;
+	struct slice type = ssh_key_type(c->key), algs = slice_str(a->sig_algs);
 	if (!slice_eq(type, SLICE("ssh-rsa")))
 		return type;
-	if (c->auth.sig_algs_known && !name_in(algs, SLICE("rsa-sha2-512")) &&
-	    name_in(algs, SLICE("rsa-sha2-256")))
-		return SLICE("rsa-sha2-256");
-	return SLICE("rsa-sha2-512");
+	if (a->key_tries == 0 && (!a->sig_algs_known || name_in(algs, SLICE("rsa-sha2-512"))))
+		return SLICE("rsa-sha2-512");
+	return SLICE("rsa-sha2-256");
+}
+
+static bool key_left(const struct ssh_client *c)
+{
+	return c->key && (c->auth.key_tries == 0 || c->auth.sha256_left);
 }
 
 /* Section 7: the signature is over the session identifier and the request so far. */
@@ -71,7 +77,8 @@ static void try_key(struct ssh_client *c)
 	size_t head = 4 + KEX_HASH, max = head + strlen(c->user) + blob.n + 2 * SIGN_MAX, n;
 	struct wire_out w = { xmalloc(max), 0, max };
 	c->auth.trying = AUTH_KEY;
-	c->auth.key_tried = true;
+	c->auth.key_tries++;
+	c->auth.sha256_left = slice_eq(alg, SLICE("rsa-sha2-512"));
 	put_string(&w, slice_of(c->kex.session_id, KEX_HASH));
 	put_request(&w, c, "publickey");
 	put_u8(&w, 1); /* signed */
@@ -88,11 +95,11 @@ static int give_up(struct ssh_client *c, const char *more)
 {
 	struct auth *a = &c->auth;
 	char tried[64];
-	snprintf(tried, sizeof(tried), "%s%s%s", a->key_tried ? "key" : "",
-		 a->key_tried && a->password_tried ? " and " : "",
+	snprintf(tried, sizeof(tried), "%s%s%s", a->key_tries ? "key" : "",
+		 a->key_tries && a->password_tried ? " and " : "",
 		 a->password_tried ? "password" : "");
 	if (!more)
-		more = a->key_tried && a->password_tried ? "were refused" : "was refused";
+		more = a->key_tries && a->password_tried ? "were refused" : "was refused";
 	if (tried[0])
 		return client_fail(c, -ERR_SSH_AUTH, "permission denied (%s): %s's %s %s",
 				   a->methods, c->user, tried, more);
@@ -105,11 +112,12 @@ static int on_failure(struct ssh_client *c, struct wire_in *w)
 {
 	struct auth *a = &c->auth;
 	struct slice methods = wire_string(w);
-	wire_bool(w); /* partial success: the list says how to go on */
+	if (wire_bool(w)) /* partial success: the list says how to go on */
+		c->auth.sha256_left = false;
 	if (!wire_end(w) || !name_list_ok(methods))
 		return client_fault(c, "a broken USERAUTH_FAILURE");
 	ssh_text(methods, false, a->methods, sizeof(a->methods));
-	if (c->key && !a->key_tried && name_in(methods, SLICE("publickey")))
+	if (key_left(c) && name_in(methods, SLICE("publickey")))
 		try_key(c);
 	else if (c->password && !a->password_tried && name_in(methods, SLICE("password")))
 		try_password(c);

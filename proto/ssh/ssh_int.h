@@ -56,7 +56,9 @@ struct exchange {
 
 struct auth {
 	enum { AUTH_NONE = 0, AUTH_KEY, AUTH_PASSWORD } trying;
-	bool key_tried, password_tried;
+	unsigned key_tries;
+	bool sha256_left; /* an RSA key may try once more */
+	bool password_tried;
 	unsigned banners;
 	char methods[200];  /* what the server would take, for people */
 	char sig_algs[512]; /* server-sig-algs (RFC 8308) */

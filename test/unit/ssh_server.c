@@ -69,7 +69,8 @@ bool ssh_server_setup(void)
 	put_file("passwd", 0644, passwd);
 	put_file("shadow", 0600,
 		 "root:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\n"
-		 "sandbox:$6$tstunnel$ki2NPrOgKhnA1CWUnX1IRG9.9igVPhM084xpttBijBWsAVmKtBd2.yp6RAQCoRDwQ86kwmrtN7KDU3bfG.uep0:19000:0:99999:7:::\n");
+		 "sandbox:$6$tstunnel$ki2NPrOgKhnA1CWUnX1IRG9.9igVPhM084xpttBijBWsAVmKtBd2."
+		 "yp6RAQCoRDwQ86kwmrtN7KDU3bfG.uep0:19000:0:99999:7:::\n");
 	return true;
 }
 
@@ -110,7 +111,7 @@ _Noreturn static void become(enum ssh_server_kind kind, const char *host_key, in
 		execl("/usr/sbin/sshd", "/usr/sbin/sshd", "-i", "-e", "-f", config, (char *)NULL);
 	} else {
 		snprintf(key, sizeof(key), "%s/dropbear_%s", dir, host_key);
-		execl("/usr/sbin/dropbear", "dropbear", "-i", "-E", "-r", key, (char *)NULL);
+		execl("/usr/sbin/dropbear", "dropbear", "-i", "-r", key, (char *)NULL);
 	}
 	_exit(121);
 }
@@ -119,11 +120,13 @@ int ssh_server_start(enum ssh_server_kind kind, const char *host_key, const char
 {
 	int fd[2];
 	char text[2000];
-	snprintf(text, sizeof(text),
-		 "HostKey %s/host_%s\nAuthorizedKeysFile %s/home/.ssh/authorized_keys\nUsePAM no\n"
-		 "PasswordAuthentication yes\nStrictModes no\nPidFile none\nLogLevel ERROR\n"
-		 "AcceptEnv TS_*\nUseDNS no\n%s\n",
-		 dir, host_key, dir, config ? config : "");
+	snprintf(
+	    text, sizeof(text),
+	    "%s\nHostKey %s/host_%s\nAuthorizedKeysFile %s/home/.ssh/authorized_keys\nUsePAM no\n"
+	    "PasswordAuthentication yes\nKbdInteractiveAuthentication no\nStrictModes no\nPidFile "
+	    "none\nLogLevel ERROR\n"
+	    "AcceptEnv TS_*\nUseDNS no\n",
+	    config ? config : "", dir, host_key, dir);
 	put_file("sshd_config", 0600, text);
 	BUG_ON(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd) != 0);
 	*pid = fork();

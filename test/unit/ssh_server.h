@@ -1,7 +1,7 @@
 /*
  * Real SSH servers for tests: OpenSSH's sshd and dropbear, one process a connection ("-i") on a
- * socket pair, with keys, users and a configuration of their own. Root only: a mount namespace keeps
- * the machine's files as they are.
+ * socket pair, with keys, users and a configuration of their own. Root only: a mount namespace
+ * keeps the machine's files as they are.
  */
 #ifndef UNIT_SSH_SERVER_H
 #define UNIT_SSH_SERVER_H
