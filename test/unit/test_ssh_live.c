@@ -529,11 +529,11 @@ static void rekey(void **state)
 		/* The server asks, */
 		snprintf(config, sizeof(config), "%s\nRekeyLimit 1M", cipher[i]);
 		h.o.rekey_bytes = 0;
-		send_mb(&h, 20, 18);
+		send_mb(&h, 12, 10);
 		/* we ask, */
 		snprintf(config, sizeof(config), "%s", cipher[i]);
 		h.o.rekey_bytes = 1 << 20;
-		send_mb(&h, 20, 18);
+		send_mb(&h, 12, 10);
 		/* both ask. */
 		snprintf(config, sizeof(config), "%s\nRekeyLimit 256K", cipher[i]);
 		h.o.rekey_bytes = 256 << 10;
@@ -587,7 +587,7 @@ static void many_channels(void **state)
 			job_start(&j[i], command, 1 << 20, true);
 		}
 		for (int i = 0; i < N; i++) {
-			char number[10];
+			char number[16];
 			job_wait(&j[i]);
 			assert_int_equal(at.failed, 0);
 			if (kind == SSH_SERVER_OPENSSH && i >= 10) {
