@@ -206,9 +206,9 @@ static inline void peer_kexinit(bool follows)
 	put_str(&w, "");
 	put_u8(&w, follows);
 	put_u32(&w, 0);
-	peer.i_s_n = w.n;
-	if (peer.exchanges == 0)
+	if (peer.i_s_n == 0)
 		peer.strict = peer.strict_name[0] != '\0';
+	peer.i_s_n = w.n;
 	peer_send(wire_written(&w));
 }
 
@@ -277,7 +277,7 @@ static void peer_start_cipher(struct packets *p, int way)
 	}
 	o.cipher = list[2];
 	o.mac = list[4];
-	if (kex_agree(&a, &o, slice_of(peer.i_s, peer.i_s_n), true, true, err, sizeof(err)) < 0)
+	if (kex_agree(&a, &o, slice_of(peer.i_s, peer.i_s_n), false, true, err, sizeof(err)) < 0)
 		return;
 	kex_derive(k, peer.hash, id, letter[way][0], iv, sizeof(iv));
 	kex_derive(k, peer.hash, id, letter[way][1], key, a.cipher[way]->key);
