@@ -5,6 +5,7 @@
 #include "cmd/guest/guest.h"
 #include "cmd/guest/listeners.h"
 #include "cmd/guest/worker.h"
+#include "proto/sync/worker.h"
 #include "proto/tstunnel/carrier.h"
 #include "reactor/child.h"
 #include "reactor/err.h"
@@ -292,6 +293,8 @@ int main(int argc, char **argv)
 		return worker_main(argc, argv);
 	if (argc > 1 && strcmp(argv[1], LISTENERS_NAME) == 0)
 		return listeners_main(argc, argv);
+	if (argc > 1 && strcmp(argv[1], SYNC_WORKER_NAME) == 0)
+		return sync_far_main(argc - 2, argv + 2);
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
 		return first == 0 ? 0 : 2;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "cmd/tsctl/cmd.h"
+#include "proto/sync/worker.h"
 #include "proto/tstunnel/version.h"
 #include "reactor/base.h"
 
@@ -89,6 +90,8 @@ int main(int argc, char **argv)
 		return cmd_help(1, argv + 1);
 	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-v") == 0)
 		return cmd_version(1, argv + 1);
+	if (strcmp(argv[1], SYNC_WORKER_NAME) == 0)
+		return sync_brain_main();
 	const struct command *c = find(argv[1]);
 	return c ? c->run(argc - 1, argv + 1) : unknown(argv[1]);
 }

@@ -60,7 +60,7 @@ struct box *box_get(struct publish *p, const struct docker_container *c)
  */
 static void box_clear(struct box *b)
 {
-	watch_free(b->watch);
+	host_watch_free(b->watch);
 	b->watch = NULL;
 	while (!list_empty(&b->pubs))
 		pub_free(b, container_of(b->pubs.next, struct pub, link));
@@ -90,7 +90,7 @@ static void box_open(struct box *b, const struct docker_container *c)
 	bool host = strcmp(c->network, "host") == 0;
 	box_open_missing(b, c, false);
 	if (host && !b->watch && !b->p->drained)
-		b->watch = watch_new(b);
+		b->watch = host_watch_new(b);
 }
 
 /* --- starts --- */
@@ -256,7 +256,7 @@ void publish_reconnect(struct publish *p)
 		docker_follow_reconnect(p->follow);
 	for (size_t i = 0; i < p->nboxes; i++)
 		if (p->boxes[i]->watch)
-			watch_again(p->boxes[i]->watch);
+			host_watch_again(p->boxes[i]->watch);
 }
 
 static void stop(struct publish *p)

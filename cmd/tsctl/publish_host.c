@@ -97,12 +97,12 @@ static void watch_due(struct timer *t)
 		watch_open(w);
 }
 
-void watch_again(struct watch *w)
+void host_watch_again(struct watch *w)
 {
 	timer_set(w->box->p->o.rx, &w->timer, 0);
 }
 
-struct watch *watch_new(struct box *b)
+struct watch *host_watch_new(struct box *b)
 {
 	struct watch *w = xcalloc(1, sizeof(*w));
 	w->box = b;
@@ -113,7 +113,7 @@ struct watch *watch_new(struct box *b)
 	return w;
 }
 
-void watch_free(struct watch *w)
+void host_watch_free(struct watch *w)
 {
 	if (!w)
 		return;

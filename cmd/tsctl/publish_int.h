@@ -98,11 +98,11 @@ void leaving_end(struct publish *);
 /* --- publish_host.c: containers on the host's network --- */
 
 /* Asks the guest which ports its processes listen on, for as long as it is there. */
-struct watch *watch_new(struct box *);
+struct watch *host_watch_new(struct box *);
 /* Asks anew, soon. */
-void watch_again(struct watch *);
+void host_watch_again(struct watch *);
 /* NULL is ignored. */
-void watch_free(struct watch *);
+void host_watch_free(struct watch *);
 
 /* --- publish_self.c: is the engine's host this machine? --- */
 

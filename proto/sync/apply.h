@@ -4,8 +4,20 @@
  * replaces or removes in the trash.
  *
  * All return 0 with the new stamp, or: -ESTALE: something else is there (look again: nothing was
- * changed), -ENOENT: its directory is missing, -ENOTEMPTY, -ENOSPC, -EACCES, ... Nothing is created
- * through a symlink. Set-user-id bits are never set.
+ * changed), -ENOENT: its directory is missing (or is a file or a symlink), -ENOTEMPTY: a directory
+ * that is to be removed or replaced, -ENOSPC, -EACCES, -EXDEV: below a mount point, -EINVAL: a path
+ * that no tree has. Nothing is created through a symlink. Set-user-id bits are never set.
+ *
+ * What is there is looked at before and, since it was taken away by one rename(2), after: what
+ * turns out to be another is put back, and in whatever order others do what they do meanwhile, each
+ * thing that they wrote is at the path or in the trash. Two exceptions: where there is no
+ * RENAME_EXCHANGE (NFS, FAT), what is renamed to the path in the microseconds between two calls is
+ * replaced; and in a root that is in_place, what is written to a file while it is overwritten.
+ *
+ * A file that is replaced keeps its owner and group if we may set them (root); extended attributes,
+ * ACLs and hard links are not kept. A directory of ours that we may not write to (mode 0555, not
+ * root) is made writable for the moment of a change in it, and has its mode back then: so
+ * directories can be made with their final mode before their contents.
  */
 #ifndef SYNC_APPLY_H
 #define SYNC_APPLY_H
@@ -22,7 +34,7 @@ int apply_mkdir(struct root *, const char *path, const struct version *want, con
 		struct stamp *);
 int apply_link(struct root *, const char *path, const struct version *want, const struct expect *,
 	       struct stamp *);
-/* Mode, and mtime of a file. */
+/* Mode, and mtime of a file. path "" is the root. */
 int apply_meta(struct root *, const char *path, const struct version *want, const struct expect *,
 	       struct stamp *);
 /* Files and links go to the trash, a directory must be empty (but for SYNC_PRIVATE). */
@@ -42,10 +54,13 @@ struct put *put_new(struct root *, const char *path, const struct version *want,
 int put_data(struct put *, struct slice);
 int put_hole(struct put *, uint64_t n);              /* zeros that take no room */
 int put_copy(struct put *, uint64_t at, uint64_t n); /* from the basis */
-/* All is there: checks the length, sets mode and mtime, puts it in place. Frees the put.
- * want->hashed is not checked against the content: who sent it vouches for it. */
+/* All is there: checks the length (-EINVAL), sets mode and mtime, puts it in place. Frees the put,
+ * also when it fails, as put_abort does; an error of the calls before is returned again. -ESTALE,
+ * too, when the basis has changed meanwhile. want->hashed is not checked against the content: who
+ * sent it vouches for it. */
 int put_end(struct put *, const struct expect *, struct stamp *);
-/* Frees it; what has come of a file of 1 MiB or more is kept for another try. NULL is ignored. */
+/* Frees it; what has come of a file is kept for another try if it is 1 MiB or more (and the disk
+ * was not full): the last 16 of them, for a day; kept after kill -9, too. NULL is ignored. */
 void put_abort(struct put *);
 /* The file that put_copy would take from for this path and want: a partial one of an earlier try,
  * if it is longer than half of the file at path, else the file itself. The fd, or -ENOENT. The

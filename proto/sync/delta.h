@@ -1,6 +1,8 @@
 /*
  * Deltas by rolling checksum (rsync's idea): a new file as copies of blocks of an old one, and
- * bytes in between. Pure, memory bounded: the signature, its index, and two blocks.
+ * bytes in between. Pure, memory bounded: the signature, its index (at most 20 bytes a block, and
+ * 2 MiB), 256 KiB. Time, too: hashes that are made in vain, for sums that are equal by chance or by
+ * intent, are limited to one for 16 KiB, so that hostile input costs bytes on the wire, not hours.
  */
 #ifndef SYNC_DELTA_H
 #define SYNC_DELTA_H
@@ -23,10 +25,11 @@ int delta_feed(struct delta *, struct slice);
 int delta_end(struct delta *); /* what is left; does not free */
 void delta_free(struct delta *);
 
-/* For the wire: 20 bytes a block behind an 8-byte size, in network order; buf_put's codes. */
+/* For the wire: 20 bytes a block behind an 8-byte size, in network order. */
 size_t signature_size(const struct signature *);
 void signature_put(const struct signature *, char *out);
-/* 0, or -EINVAL: its length does not fit the size it tells. To be released by signature_end. */
+/* 0, or -EINVAL: its length does not fit the size it tells (no block at all is right for any size).
+ * To be released by signature_end. */
 int signature_get(struct signature *, struct slice);
 
 #endif

@@ -32,7 +32,10 @@ enum act {
 struct action {
 	struct node *node;
 	struct version *want; /* a reference; NULL for REMOVE */
-	uint8_t side;         /* where it is to be done */
+	/* A reference: what was there when this was decided (NULL: nothing). It must be so still,
+	 * even if a scan has seen something else since. */
+	struct version *expect;
+	uint8_t side; /* where it is to be done */
 	uint8_t act;
 };
 
@@ -53,27 +56,41 @@ struct reconciler {
 	enum sync_mode mode;
 	struct conflict *conflicts; /* in no order */
 	size_t nconflicts, conflicts_cap;
+	uint32_t *conflict_slots; /* private: where in conflicts a node is */
+	size_t nconflict_slots;
 	/* Called for each node whose base follows (adopted or gone), so that it can be stored. */
 	void (*settled)(void *arg, struct node *);
 	/* A decision hangs on a digest of this side that is not known. Returns true if it has
 	 * filled it in (the version's hashed is set); false: it will come later (the node is left
-	 * out, and node_mark_dirty brings it back). */
+	 * out, and node_mark_dirty brings it back). May be asked again for one that is on its way.
+	 * NULL: files of one size with unknown digests differ. */
 	bool (*hash)(void *arg, struct node *, enum sync_side);
 	void *arg;
 };
 
-/* Takes all dirty nodes and appends what is to be done. A node that is NODE_BUSY stays dirty. Cost:
- * the dirty nodes, their ancestors, and the subtrees of directories that were removed or replaced.
- */
+/* Takes all dirty nodes and appends what is to be done. Cost: the dirty nodes, their ancestors, the
+ * children of directories that are dirty themselves, and the subtrees of directories that only one
+ * side has.
+ *
+ * What the caller does with actions: each node of them is NODE_BUSY until its last one has been
+ * answered; those of a side are done in order, also across calls (so that things are created in a
+ * directory whose MKDIR is on its way). One that succeeded: node_set(side, want) and,
+ * unless it is META (reconcile sets the base when both sides have it), node_set_base(want).
+ * Whatever came of it, the node is marked dirty then, or, if it is not to be tried again at once,
+ * NODE_PROBLEM (and marked dirty later). A node that is NODE_BUSY stays dirty, and so does what
+ * hangs on it. One that is NODE_PROBLEM and not dirty is left as it is, and its parents are not
+ * removed. */
 void reconcile(struct reconciler *, struct actions *);
 void reconciler_end(struct reconciler *);
 
 /* Why the sync should stop and ask before it reconciles: a sentence, or NULL. The base has two or
- * more entries at the top and exactly one side has now none. */
+ * more entries at the top and exactly one side has now none (one-way modes: alpha). */
 const char *reconcile_halt(struct tree *, enum sync_mode);
 
 /* A person's word on a conflict (the node or anything below it): the side wins at the next
- * reconcile, whatever the mode. 0, or -ENOENT when nothing there is in conflict. */
+ * reconcile, whatever the mode, unless the other has been changed once more by then. 0; -ENOENT
+ * when nothing there is in conflict; -EOPNOTSUPP when it is one that no side can win (a socket, a
+ * device, a directory that cannot be emptied). */
 int reconcile_keep(struct reconciler *, struct node *, enum sync_side winner);
 
 #endif

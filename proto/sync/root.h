@@ -5,8 +5,12 @@
  *
  * Beside the files it has a private directory on the same filesystem: the stage (what is being
  * received) and the trash (what was replaced or removed, kept for a day, bounded). That is
- * DIR/stage and DIR/trash of options.store if rename(2) works from there, else ".tstunnel-sync" in
- * the root, which no scan sees.
+ * DIR/stage and DIR/trash of options.store if rename(2) works from there, else the same in
+ * ".tstunnel-sync/ID" in the root, which no scan sees and no path leads to (ID: the last name of
+ * options.store). trash.h says how the trash is laid out.
+ *
+ * No descriptor of a directory is kept from one operation to the next: it would follow the
+ * directory out of the root. Opening the parent anew costs 2 us.
  */
 #ifndef SYNC_ROOT_H
 #define SYNC_ROOT_H
@@ -28,7 +32,8 @@ struct root_options {
 };
 
 /* NULL with *err -ENOENT, -ENOTDIR, ... and a sentence. Empties the stage but for what can be
- * resumed (younger than a day), and the trash of what is older. */
+ * resumed (younger than a day); the trash is for root_tidy. Sets the umask of the process to 0. A
+ * root that cannot be written to is opened all the same: changes say why they fail. */
 struct root *root_open(const struct root_options *, int *err, char *why, size_t whylen);
 void root_close(struct root *);
 /* Is it still there? 0; -ENOENT: gone; -ENOTDIR: something else is there; -ESTALE: another
@@ -38,19 +43,25 @@ int root_check(struct root *);
  */
 void root_generation(const struct root *, char out[64]);
 
-/* What is at path: 0 with *v (unhashed; NULL: nothing) and the stamp, or -errno. A mount point or
- * anything that is no file, directory or link is SYNC_OTHER. */
+/* What is at path: 0 with *v (unhashed; NULL: nothing, also when its directory is none) and the
+ * stamp, or -errno: -EXDEV below a mount point, -EINVAL for a path that no tree has. A mount point
+ * or anything that is no file, directory or link is SYNC_OTHER. */
 int root_look(struct root *, const char *path, struct version **v, struct stamp *);
 /* The same for a name in a directory that is open (root_open_at with O_DIRECTORY). */
 int root_look_at(struct root *, int dir, const char *name, struct version **v, struct stamp *);
-/* openat2(2) with flags (O_NOFOLLOW, O_CLOEXEC and O_NONBLOCK are added); the fd, or -errno. */
+/* openat2(2) with flags (O_NOFOLLOW, O_CLOEXEC and O_NONBLOCK are added); path "" is the root. The
+ * fd, or -errno: -ELOOP for a symlink on the way, -EXDEV for a mount point. */
 int root_open_at(struct root *, const char *path, int flags);
 /* Digest of the file at path, if it is (before and after reading) what v and stamp say: 0, v's
  * digest is set; -ESTALE: it is another by now; -errno. sig may be NULL. */
 struct signature;
 int root_hash(struct root *, const char *path, struct version *v, const struct stamp *,
 	      struct signature *sig);
-/* Drops what is over the bounds of the trash; call now and then. A step of at most ms. */
+/* Drops what is over the bounds of the trash, and what is older than a day; call now and then. A
+ * step of about ms. */
 void root_tidy(struct root *, unsigned ms);
+
+/* mkdir -p; the last one with mode, those above it with 0755. 0 or -errno. */
+int root_make_path(const char *path, mode_t mode);
 
 #endif

@@ -56,6 +56,9 @@ int version_same(const struct version *, const struct version *);
 /* The same in mode, too (mtime is not compared). 1, 0, -1. */
 int version_equal(const struct version *, const struct version *);
 
+/* The same in mode and mtime, too: yes or not known to be. */
+bool version_identical(const struct version *, const struct version *);
+
 struct tree;
 
 struct node {
@@ -64,21 +67,20 @@ struct node {
 	struct version *side[2], *base;               /* NULL: nothing there */
 	struct stamp stamp;                           /* of side[SYNC_ALPHA], on this disk */
 	uint32_t watch;                               /* watch.h's own; 0: none */
-	uint16_t flags;                               /* NODE_... */
+	uint32_t flags;                               /* NODE_... */
 	uint8_t namelen;
 	char name[]; /* NUL-terminated */
 };
-/* The layout of struct node is tree.c's to improve (links by index, say); the fields used by others
- * are: parent, children and next (iteration), side, base, stamp, watch, flags, name. */
+/* Others use: parent, children and next (iteration), side, base, stamp, watch, flags, name. */
 enum {
-	NODE_DIRTY = 1,    /* a side changed since reconcile last looked */
-	NODE_BUSY = 2,     /* an operation on it is on its way: reconcile leaves it dirty */
-	NODE_CONFLICT = 4, /* listed in the reconciler's conflicts */
-	NODE_PROBLEM = 8,  /* listed in the session's problems */
-	NODE_FORCE_A = 16, /* resolved by a person: alpha is to win, here and below */
-	NODE_FORCE_B = 32,
-	NODE_SEEN = 64,  /* scan.c's own, while a directory is read */
-	NODE_RACY = 128, /* scan.c's own: looked at in the very tick it was changed in */
+	NODE_DIRTY = 1,      /* a side changed since reconcile last looked */
+	NODE_BUSY = 2,       /* an operation on it is on its way: reconcile leaves it dirty */
+	NODE_CONFLICT = 4,   /* listed in the reconciler's conflicts */
+	NODE_PROBLEM = 8,    /* listed in the session's problems */
+	NODE_SEEN = 16,      /* scan.c's own, while a directory is read */
+	NODE_RACY = 32,      /* scan.c's own: looked at in the very tick it was changed in */
+	NODE_FORCE_B = 0x80, /* reconcile.c's own, with the next byte */
+	NODE_RECONCILE = 0xff00,
 };
 
 /* entries_max bounds the nodes (at most SYNC_ENTRIES_MAX). The root node is there from the start.
@@ -86,6 +88,8 @@ enum {
 struct tree *tree_new(size_t entries_max, void (*forget)(void *arg, struct node *), void *arg);
 void tree_free(struct tree *);
 struct node *tree_root(struct tree *);
+/* So many are to come: saves time, changes nothing. */
+void tree_reserve(struct tree *, size_t entries);
 size_t tree_count(const struct tree *); /* nodes, without the root */
 /* Path relative to the root, "" is the root, no leading, doubled or trailing '/'. NULL: no such
  * node. */
@@ -113,7 +117,7 @@ void node_prune(struct tree *, struct node *);
 /* The dirty ones, in the order they became dirty. Marked anew while iterating: they come later. */
 size_t tree_dirty(const struct tree *);
 struct node *tree_pop_dirty(struct tree *); /* clears NODE_DIRTY; NULL: none */
-/* Bytes that the tree holds, for the status. */
+/* Bytes that the tree holds, for the status (versions: of all trees of the process). */
 size_t tree_bytes(const struct tree *);
 
 #endif

@@ -16,6 +16,9 @@ struct watch_options {
 	/* name in the directory dir changed. written: its content may have, even if size and times
 	 * have not (else: it came, went, or its mode did). */
 	void (*changed)(void *arg, struct node *dir, struct slice name, bool written);
+	/* name (no directory) was made or written to, and whoever does that has perhaps not closed
+	 * it yet: then changed follows. NULL: changed is called instead. */
+	void (*writing)(void *arg, struct node *dir, struct slice name);
 	/* Events were lost: whatever is below this directory may have changed (NULL: anything). */
 	void (*lost)(void *arg, struct node *dir);
 	void *arg;
@@ -26,8 +29,9 @@ struct watch *watch_new(const struct watch_options *, int root_fd, int *err);
 void watch_free(struct watch *);
 int watch_fd(const struct watch *);           /* readable when there is something */
 const char *watch_kind(const struct watch *); /* "fanotify", "inotify" */
-/* From now on; dir_fd is open on it. 0; -ENOSPC: over the limit of watches (the caller polls this
- * one); -errno. Again for the same node does no harm. */
+/* From now on; dir_fd is open on it. 0; 1: this very directory was watched for that node already;
+ * -ENOSPC: over the limit of watches (the caller polls this one); -errno. If the directory was
+ * watched for another node (it was moved), it is this one's now. */
 int watch_add(struct watch *, struct node *dir, int dir_fd);
 /* The node is going away (tree_new's forget). */
 void watch_forget(struct watch *, struct node *);

@@ -1,0 +1,518 @@
+/* The brain: its turns and rounds, what the far end tells. */
+#include "proto/sync/session_int.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "reactor/err.h"
+
+enum {
+	TURN_MS = 10,
+	MESSAGES = 2048,
+	CHECK_MS = 2000,
+	GONE_QUIET_MS = 30, /* deletions are believed when none has followed for so long */
+	GONE_STEADY_MS = 300,
+	IGNORE_FILE_MAX = 1 << 20
+};
+
+int session_fail(struct session *s, int code, const char *fmt, ...)
+{
+	va_list ap;
+	if (s->code == 0) {
+		va_start(ap, fmt);
+		vsnprintf(s->why, sizeof(s->why), fmt, ap);
+		va_end(ap);
+		s->code = code;
+	}
+	return s->code;
+}
+
+void session_halt(struct session *s, bool restart, const char *fmt, ...)
+{
+	va_list ap;
+	if (s->halt_why[0])
+		return;
+	va_start(ap, fmt);
+	vsnprintf(s->halt_why, sizeof(s->halt_why), fmt, ap);
+	va_end(ap);
+	s->restart_to_proceed = restart;
+	s->news = true;
+	fences_fail(s, s->halt_why);
+}
+
+/* --- what alpha's scan tells --- */
+
+/* It is gone, and was there: perhaps all is about to go, root and all, so look again in a moment.
+ */
+static void hold(struct session *s, struct node *n)
+{
+	if (!s->started || n->flags & NODE_HELD || !n->base)
+		return;
+	if (s->nheld == s->held_cap) {
+		s->held_cap = s->held_cap ? 2 * s->held_cap : 64;
+		s->held = xrealloc(s->held, s->held_cap * sizeof(struct node *));
+	}
+	if (s->nheld == 0)
+		s->held_first = reactor_now(s->rx);
+	s->held_last = reactor_now(s->rx);
+	s->held[s->nheld++] = n;
+	n->flags |= NODE_HELD;
+	ops_busy(s, n);
+}
+
+void held_release(struct session *s)
+{
+	for (size_t i = 0; i < s->nheld; i++) {
+		struct node *n = s->held[i];
+		n->flags &= ~NODE_HELD;
+		ops_unbusy(s, n);
+		node_mark_dirty(s->side.tree, n);
+	}
+	s->nheld = 0;
+}
+
+static void on_changed(void *arg, struct node *n)
+{
+	struct session *s = arg;
+	if (n->base) {
+		store_note(s->store, n);
+		s->noted = true;
+	}
+	if (!n->side[SYNC_ALPHA])
+		hold(s, n);
+	if (!n->parent->parent && slice_eq(slice_of(n->name, n->namelen), SLICE(".tsignore")))
+		s->want_look = s->started;
+	s->news = true;
+}
+
+static void on_problem(void *arg, struct node *n, const char *why)
+{
+	struct session *s = arg;
+	if (why)
+		problem_set(s, n, PROBLEM_SCAN, SYNC_ALPHA, why);
+	else
+		problem_clear(s, n, PROBLEM_SCAN, SYNC_ALPHA);
+}
+
+static void on_settled(void *arg, struct node *n)
+{
+	struct session *s = arg;
+	store_note(s->store, n);
+	s->noted = true;
+}
+
+/* --- the beginning --- */
+
+/* Patterns: the configuration's, then the file's at the root. */
+static char *all_patterns(struct session *s)
+{
+	char *file = xcalloc(1, IGNORE_FILE_MAX + 2);
+	int fd = root_open_at(s->side.root, ".tsignore", O_RDONLY);
+	ssize_t n = 0;
+	size_t len = 0;
+	while (fd >= 0 && len < IGNORE_FILE_MAX &&
+	       (n = read(fd, file + len, IGNORE_FILE_MAX - len)) > 0)
+		len += (size_t)n;
+	if (fd >= 0)
+		close(fd);
+	char *all = xasprintf("%s%s%s", s->config.ignore, s->config.ignore[0] ? "\n" : "", file);
+	free(file);
+	return all;
+}
+
+static void call_far_end(struct session *s)
+{
+	struct slice text = slice_str(s->config.ignore);
+	while (text.n) {
+		struct msg m = { .type = MSG_IGNORE, .data = text };
+		m.data.n = MIN(text.n, WIRE_INLINE);
+		channel_send(s->ch, &m);
+		text = slice_after(text, m.data.n);
+	}
+	for (size_t i = 0; i < s->config.nmasks; i++)
+		channel_send(s->ch, &(struct msg){ .type = MSG_MASK,
+						   .path = slice_str(s->config.masks[i]) });
+	channel_send(s->ch, &(struct msg){ .type = MSG_OPEN,
+					   .id = WIRE_VERSION,
+					   .flags = (s->config.far_make ? OPEN_MAKE : 0) |
+						    (s->config.far_in_place ? OPEN_IN_PLACE : 0) |
+						    (s->config.far_fanotify ? OPEN_FANOTIFY : 0),
+					   .text = slice_str(s->config.only) });
+}
+
+int session_begin(struct session *s)
+{
+	struct side_options *o = &s->side_options;
+	char why[400];
+	int r;
+	*o = (struct side_options){ .root = { .path = s->config.root, .store = s->config.store },
+				    .masks = s->config.masks,
+				    .nmasks = s->config.nmasks,
+				    .only = s->config.only[0] ? s->config.only : NULL,
+				    .fanotify = s->config.fanotify,
+				    .problem = on_problem,
+				    .changed = on_changed,
+				    .arg = s };
+	s->store = store_open(s->config.store, &r, why, sizeof(why));
+	if (!s->store)
+		return session_fail(s, r, "%s", why);
+	r = side_open(&s->side, s->rx, &s->task, o, why, sizeof(why));
+	s->has_side = true;
+	if (r < 0)
+		return session_fail(s, r, "%s", why);
+	char *all = all_patterns(s);
+	free(s->config.ignore);
+	s->config.ignore = all;
+	ignore_free(s->side.ignore);
+	s->side.ignore = ignore_new(slice_str(all), why, sizeof(why));
+	if (!s->side.ignore)
+		return session_fail(s, -EINVAL, "the patterns to ignore: %s", why);
+	s->rec = (struct reconciler){ .tree = s->side.tree,
+				      .mode = s->config.mode,
+				      .settled = on_settled,
+				      .hash = ops_hash,
+				      .arg = s };
+	call_far_end(s);
+	return 0;
+}
+
+/* --- what the far end tells --- */
+
+static int on_opened(struct session *s, const struct msg *m)
+{
+	char mine[64], why[400];
+	if (s->opened || m->id != WIRE_VERSION || m->text.n >= sizeof(mine))
+		return session_fail(s, -EPROTO,
+				    "the guest speaks version %u of the sync protocol, this tsctl "
+				    "%d: update both",
+				    m->id, WIRE_VERSION);
+	s->opened = true;
+	snprintf(s->far_watch, sizeof(s->far_watch), "%.*s", SLICE_FMT(m->data));
+	root_generation(s->side.root, mine);
+	snprintf(s->generation, sizeof(s->generation), "%s %.*s", mine, SLICE_FMT(m->text));
+	int r = store_load(s->store, s->side.tree, true, s->generation, why, sizeof(why));
+	if (r < 0)
+		return session_fail(s, r, "%s", why);
+	r = side_start(&s->side, &s->side_options, why, sizeof(why));
+	return r < 0 ? session_fail(s, r, "%s", why) : 0;
+}
+
+/* The same in all, so that one version will do for both. */
+static struct version *shared(struct version *known, struct version *v)
+{
+	if (known && known->kind == v->kind && known->mtime_ns == v->mtime_ns &&
+	    version_equal(known, v) == 1)
+		return known;
+	return v;
+}
+
+static int on_entry(struct session *s, const struct msg *m)
+{
+	struct tree *t = s->side.tree;
+	struct slice first, rest;
+	slice_cut(m->path, '/', &first, &rest);
+	if (slice_eq(first, SLICE(SYNC_PRIVATE)) ||
+	    (s->config.only[0] && !slice_eq(first, slice_str(s->config.only))))
+		return 0;
+	struct node *n = m->want ? tree_get(t, m->path) : tree_find(t, m->path);
+	if (!n && m->want)
+		return session_fail(s, -ENOSPC, "there are more than %d files", SYNC_ENTRIES_MAX);
+	if (!n)
+		return 0;
+	struct version *v = m->want;
+	if (v)
+		v = shared(n->base, v);
+	if (v && v == m->want)
+		v = shared(n->side[SYNC_ALPHA], v);
+	node_set(t, n, SYNC_BETA, version_ref(v));
+	if (!v)
+		hold(s, n);
+	s->news = true;
+	return 0;
+}
+
+static void on_far_problem(struct session *s, const struct msg *m)
+{
+	char why[WIRE_TEXT_MAX + 1];
+	struct node *n = tree_get(s->side.tree, m->path);
+	snprintf(why, sizeof(why), "%.*s", SLICE_FMT(m->text));
+	if (n && why[0])
+		problem_set(s, n, PROBLEM_SCAN, SYNC_BETA, why);
+	else if (n)
+		problem_clear(s, n, PROBLEM_SCAN, SYNC_BETA);
+}
+
+static void on_fenced(struct session *s, const struct msg *m)
+{
+	for (struct list *l = s->fences.next; l != &s->fences; l = l->next) {
+		struct fence *f = container_of(l, struct fence, link);
+		if (f->far_id == m->id)
+			f->far_done = true;
+	}
+}
+
+static int on_message(struct session *s, struct msg_in *in)
+{
+	struct msg *m = &in->m;
+	if (m->type == MSG_OPENED)
+		return on_opened(s, m);
+	if (m->type == MSG_HALT) {
+		if (!s->opened)
+			return session_fail(s, -ECANCELED, "on the remote side: %.*s",
+					    SLICE_FMT(m->text));
+		session_halt(s, true, "on the remote side: %.*s", SLICE_FMT(m->text));
+		return 0;
+	}
+	if (!s->opened)
+		return session_fail(s, -EPROTO, "the guest broke the protocol of the sync: %s",
+				    wire_name(m->type));
+	switch (m->type) {
+	case MSG_ENTRY:
+		return on_entry(s, m);
+	case MSG_SCANNED:
+		s->far_scanned = true;
+		s->far_entries = m->n;
+		s->far_bytes = m->at;
+		s->news = true;
+		return 0;
+	case MSG_PROBLEM:
+		on_far_problem(s, m);
+		return 0;
+	case MSG_FENCED:
+		on_fenced(s, m);
+		return 0;
+	default:
+		return ops_message(s, in);
+	}
+}
+
+static bool messages(struct session *s)
+{
+	static struct msg_in in;
+	for (int i = 0; i < MESSAGES; i++) {
+		int r = channel_next(s->ch, &in);
+		if (r == 0)
+			return false;
+		if (r > 0) {
+			r = on_message(s, &in);
+			wire_end(&in);
+			if (r < 0)
+				return false;
+			continue;
+		}
+		if (r == -ENODATA)
+			session_fail(s, 1, "the guest's end of the sync has ended");
+		else
+			session_fail(s, r, "the guest's end of the sync: %s",
+				     r == -EBADMSG || r == -EMSGSIZE ? "what came is no message"
+								     : err_text(r));
+		return false;
+	}
+	return true;
+}
+
+/* --- rounds --- */
+
+/* Both sides are known: whatever is not settled is looked at. */
+static void start(struct session *s)
+{
+	struct tree *t = s->side.tree;
+	for (struct node *n = node_next(t, tree_root(t)); n; n = node_next(t, n))
+		if (n->side[SYNC_ALPHA] != n->side[SYNC_BETA] || n->side[SYNC_ALPHA] != n->base)
+			node_mark_dirty(t, n);
+	s->started = true;
+	s->news = true;
+}
+
+static bool roots_there(struct session *s)
+{
+	char why[256];
+	if (side_check(&s->side, why, sizeof(why)) < 0)
+		session_halt(s, true, "%s: %s", s->config.root, why);
+	return !s->halt_why[0];
+}
+
+static bool held_due(struct session *s)
+{
+	uint64_t now = reactor_now(s->rx);
+	return now >= s->held_last + GONE_QUIET_MS || now >= s->held_first + GONE_STEADY_MS ||
+	       !list_empty(&s->fences);
+}
+
+static void round_run(struct session *s)
+{
+	if (s->nheld && held_due(s)) {
+		if (!roots_there(s))
+			return;
+		held_release(s);
+	}
+	if (tree_dirty(s->side.tree) == 0)
+		return;
+	const char *why = s->config.halt ? reconcile_halt(s->side.tree, s->config.mode) : NULL;
+	if (why && !s->emptied_ok) {
+		session_halt(s, false, "%s", why);
+		return;
+	}
+	if (!why)
+		s->emptied_ok = false;
+	size_t from = s->todo.n;
+	reconcile(&s->rec, &s->todo);
+	ops_added(s, from);
+	s->news |= s->todo.n > from;
+}
+
+/* A fence is through once all that was known when both sides had looked is done, and what that
+ * itself has brought to light. */
+static void fences_run(struct session *s)
+{
+	for (struct list *l = s->fences.next, *next; l != &s->fences; l = next) {
+		struct fence *f = container_of(l, struct fence, link);
+		next = l->next;
+		if (f->state == FENCE_SCAN && f->far_done && side_idle(&s->side)) {
+			f->state = FENCE_OPS;
+			f->until = s->next_serial;
+		}
+		while (f->state != FENCE_SCAN && ops_oldest(s) >= f->until) {
+			bool rest = tree_dirty(s->side.tree) || problems_stale(s) || s->nheld;
+			if (rest && f->rounds++ < 100) {
+				if (f->until == s->next_serial)
+					break; /* the next round will tell */
+				f->until = s->next_serial;
+				continue;
+			}
+			control_reply(s, "fenced", f->n, NULL);
+			list_del(l);
+			free(f);
+			break;
+		}
+	}
+}
+
+static bool fence_scans(struct session *s)
+{
+	for (struct list *l = s->fences.next; l != &s->fences; l = l->next)
+		if (container_of(l, struct fence, link)->state == FENCE_SCAN)
+			return true;
+	return false;
+}
+
+/* --- turns --- */
+
+static void wake_later(struct session *s, uint64_t retry_at)
+{
+	uint64_t now = reactor_now(s->rx), at = s->check_at;
+	if (retry_at)
+		at = MIN(at, retry_at);
+	if (s->nheld)
+		at = MIN(at, MIN(s->held_last + GONE_QUIET_MS, s->held_first + GONE_STEADY_MS));
+	if (s->news)
+		at = MIN(at, s->status_at);
+	timer_set(s->rx, &s->timer, at > now ? at - now : 1);
+}
+
+static void session_run(struct task *t)
+{
+	struct session *s = container_of(t, struct session, task);
+	bool more = false;
+	uint64_t retry_at = 0;
+	if (s->ended_called)
+		return;
+	control_read(s);
+	if (s->configured && s->code == 0)
+		more = messages(s);
+	if (s->opened && s->code == 0) {
+		/* A fence waits for what there is now, not for what keeps coming. */
+		more |= fence_scans(s) ? scan_step(s->side.scan, TURN_MS)
+				       : side_turn(&s->side, TURN_MS);
+		s->scanned |= side_idle(&s->side);
+		if (!s->started && s->scanned && s->far_scanned)
+			start(s);
+		if (s->want_look)
+			session_fail(s, 1, "the patterns in .tsignore have changed");
+		if (reactor_now(s->rx) >= s->check_at) {
+			s->check_at = reactor_now(s->rx) + CHECK_MS;
+			roots_there(s);
+		}
+	}
+	if (s->started && s->code == 0 && !s->halt_why[0]) {
+		retry_at = problems_retry(s, false);
+		if (!s->paused)
+			round_run(s);
+		if (!s->halt_why[0])
+			more |= ops_run(s);
+		fences_run(s);
+	}
+	if (s->noted) {
+		s->noted = false;
+		store_flush(s->store);
+	}
+	int r = channel_flush(s->ch);
+	if (r < 0)
+		session_fail(s, 1, "the guest's end of the sync: %s", err_text(r));
+	status_run(s);
+	if (s->code) {
+		s->ended_called = true;
+		s->ended(s->arg, MIN(s->code, 0), s->why);
+		return;
+	}
+	if (more || (s->started && !s->paused && !s->halt_why[0] && list_empty(&s->ops) &&
+		     s->todo.n == 0 && s->nheld == 0 && tree_dirty(s->side.tree)))
+		task_wake(s->rx, &s->task);
+	wake_later(s, retry_at);
+}
+
+static void on_timer(struct timer *t)
+{
+	struct session *s = container_of(t, struct session, timer);
+	task_wake(s->rx, &s->task);
+}
+
+struct session *session_new(struct reactor *rx, struct stream *in, struct stream *out,
+			    struct stream *control, void (*ended)(void *, int, const char *),
+			    void *arg)
+{
+	struct session *s = xcalloc(1, sizeof(*s));
+	s->rx = rx;
+	s->ended = ended;
+	s->arg = arg;
+	s->control = control;
+	buf_init(&s->control_in, 4 << 20);
+	buf_init(&s->control_out, 4 << 20);
+	s->by_id = xcalloc(OPS_SLOTS, sizeof(struct op *));
+	s->next_id = 1;
+	list_init(&s->ops);
+	list_init(&s->waiting);
+	list_init(&s->sending);
+	list_init(&s->fences);
+	list_init(&s->problems.all);
+	task_init(&s->task, session_run);
+	timer_init(&s->timer, on_timer);
+	s->ch = channel_new(in, out, &s->task);
+	stream_bind(control, &s->task);
+	task_wake(rx, &s->task);
+	return s;
+}
+
+void session_free(struct session *s)
+{
+	if (!s)
+		return;
+	task_cancel(&s->task);
+	timer_clear(s->rx, &s->timer);
+	fences_fail(s, "the sync has ended");
+	ops_end(s);
+	problems_end(s);
+	reconciler_end(&s->rec);
+	if (s->has_side)
+		side_close(&s->side);
+	store_close(s->store);
+	channel_free(s->ch);
+	stream_close(s->control, 0);
+	buf_end(&s->control_in);
+	buf_end(&s->control_out);
+	config_end(&s->config);
+	free(s->by_id);
+	free(s->held);
+	free(s);
+}

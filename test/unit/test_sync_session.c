@@ -1,0 +1,400 @@
+/*
+ * A brain and a far end, joined by a socketpair in one reactor, on directories under /tmp.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "proto/sync/serve.h"
+#include "proto/sync/session.h"
+#include "reactor/buf.h"
+#include "sync_files.h"
+
+enum { WAIT_S = 60 };
+
+static struct reactor *rx;
+static struct session *session;
+static struct serve *serve;
+static char *dir;
+static int control = -1, number;
+static char said[1 << 20], status[1 << 20];
+static int ended_codes[2];
+static char ended_why[2][512];
+static unsigned ended;
+
+static void on_ended(void *arg, int code, const char *why)
+{
+	int i = arg != NULL;
+	ended_codes[i] = code;
+	snprintf(ended_why[i], sizeof(ended_why[i]), "%s", why);
+	ended |= 1u << i;
+}
+
+static void say(const char *fmt, ...) PRINTF_LIKE(1, 2);
+static void say(const char *fmt, ...)
+{
+	char text[4096];
+	va_list ap;
+	va_start(ap, fmt);
+	int n = vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	text[n++] = '\n';
+	assert_int_equal(write(control, text, (size_t)n), n);
+}
+
+static void pair_start(const char *more)
+{
+	int a[2], c[2];
+	assert_int_equal(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, a));
+	assert_int_equal(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, c));
+	said[0] = status[0] = '\0';
+	ended = 0;
+	struct stream *far = fd_stream_new(rx, a[1]), *near = fd_stream_new(rx, a[0]);
+	serve = serve_new(rx, far, far, at(dir, "beta"), at(dir, "store-b"), on_ended, &serve);
+	session = session_new(rx, near, near, fd_stream_new(rx, c[1]), on_ended, NULL);
+	control = c[0];
+	say("{\"root\":\"%s/alpha\",\"store\":\"%s/store-a\",\"halt\":true,"
+	    "\"far\":{\"make\":true},%s}",
+	    dir, dir, more);
+}
+
+static void pair_end(void)
+{
+	session_free(session);
+	serve_free(serve);
+	session = NULL;
+	serve = NULL;
+	if (control != -1)
+		close(control);
+	control = -1;
+}
+
+static bool tick_over;
+static void tick(struct timer *t)
+{
+	(void)t;
+	tick_over = true;
+}
+
+/* A few milliseconds of the reactor, then what the brain has said meanwhile. */
+static void some(void)
+{
+	static struct timer timer;
+	timer_init(&timer, tick);
+	timer_set(rx, &timer, 2);
+	tick_over = false;
+	reactor_run_until(rx, &tick_over);
+	timer_clear(rx, &timer);
+	size_t n = strlen(said);
+	ssize_t got = read(control, said + n, sizeof(said) - n - 1);
+	if (got > 0)
+		said[n + (size_t)got] = '\0';
+	for (char *l = said, *e; (e = strchr(l, '\n')); l = e + 1) {
+		if (strncmp(l, "{\"status\"", 9) == 0)
+			snprintf(status, sizeof(status), "%.*s", (int)(e - l), l);
+	}
+}
+
+static void wait_for_text(char *in, const char *text)
+{
+	double end = seconds() + WAIT_S;
+	while (!strstr(in, text)) {
+		if (seconds() > end || ended)
+			fail_msg("no %s in %s; ended %x: %s / %s", text, in, ended, ended_why[0],
+				 ended_why[1]);
+		some();
+	}
+}
+
+static void fence_says(const char *expected)
+{
+	char text[64];
+	said[0] = '\0';
+	say("{\"fence\":%d}", ++number);
+	snprintf(text, sizeof(text), "{\"fenced\":%d%s", number, expected);
+	wait_for_text(said, text);
+}
+
+static void fence(void)
+{
+	fence_says("}");
+}
+
+static void wait_for_state(const char *state)
+{
+	char text[64];
+	snprintf(text, sizeof(text), "{\"state\":\"%s\"", state);
+	wait_for_text(status, text);
+}
+
+static void both_alike(void)
+{
+	shell(dir, "diff -r --no-dereference alpha beta");
+	shell(dir, "cd alpha && find . -printf '%p %y %m %l\\n' | sort >../a.list;"
+		   "cd ../beta && find . -printf '%p %y %m %l\\n' | sort >../b.list;"
+		   "cd .. && diff a.list b.list");
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	rx = reactor_new();
+	dir = files_new("sync-session");
+	mkdir(at(dir, "alpha"), 0755);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	pair_end();
+	reactor_free(rx);
+	block_trim();
+	files_free(dir);
+	return 0;
+}
+
+#define SAFE "\"mode\":\"two-way-safe\""
+
+static void test_initial_and_both_ways(void **state)
+{
+	(void)state;
+	shell(dir, "cd alpha; mkdir -p a/b/c empty; echo hello >a/b/c/f; ln -s ../x a/l; : >zero;"
+		   "chmod 700 empty; chmod 755 zero; head -c 400000 /dev/urandom >middle;"
+		   "head -c 3000000 /dev/urandom >large; truncate -s 9000000 sparse;"
+		   "printf x >>sparse; touch -d 2001-02-03T04:05:06.789 a/b/c/f");
+	pair_start(SAFE);
+	fence();
+	both_alike();
+	struct stat st;
+	assert_int_equal(0, stat(at(dir, "beta/sparse"), &st));
+	assert_true(st.st_blocks < 1000);
+	assert_int_equal(0, stat(at(dir, "beta/a/b/c/f"), &st));
+	assert_int_equal(st.st_mtim.tv_nsec, 789000000);
+	shell(dir, "cd beta; echo more >>a/b/c/f; mkdir new; head -c 2000000 /dev/urandom >new/big;"
+		   "rm zero; chmod 600 middle");
+	shell(dir, "cd alpha; echo mine >mine; mv large a/large2; rmdir empty");
+	fence();
+	both_alike();
+	shell(dir, "test -f alpha/mine && test -f beta/mine && test ! -e alpha/zero && "
+		   "test ! -e beta/empty && test -s alpha/new/big");
+	wait_for_state("watching");
+}
+
+static void test_conflict_and_resolve(void **state)
+{
+	(void)state;
+	shell(dir, "cd alpha; for i in 1 2 3; do echo base >f$i; done");
+	pair_start(SAFE);
+	fence();
+	say("{\"pause\":true}");
+	wait_for_state("paused");
+	fence_says(",\"error\":\"the sync is paused\"");
+	shell(dir, "for i in 1 2 3; do echo A >alpha/f$i; echo BB >beta/f$i; done; rm alpha/f3");
+	say("{\"proceed\":true}");
+	fence();
+	wait_for_text(status, "\"conflicts_total\":2");
+	shell(dir, "grep -q A alpha/f1 && grep -q BB beta/f1 && grep -q BB alpha/f3");
+	say("{\"resolve\":\"f1\",\"keep\":\"remote\",\"n\":900}");
+	wait_for_text(said, "{\"resolved\":900}");
+	say("{\"resolve\":\"f2\",\"keep\":\"both\",\"n\":901}");
+	wait_for_text(said, "{\"resolved\":901}");
+	say("{\"resolve\":\"nothing\",\"keep\":\"both\",\"n\":902}");
+	wait_for_text(said, "{\"resolved\":902,\"error\":");
+	fence();
+	both_alike();
+	shell(dir, "grep -q BB alpha/f1 && grep -q A beta/f2 && grep -q BB alpha/f2.remote-*");
+	wait_for_text(status, "\"conflicts_total\":0");
+}
+
+static void test_deletions_and_changes(void **state)
+{
+	(void)state;
+	shell(dir, "cd alpha; mkdir -p d/e keep; echo 1 >d/e/f; echo 2 >d/g; echo 3 >keep/k");
+	pair_start(SAFE);
+	fence();
+	say("{\"pause\":true}");
+	wait_for_state("paused");
+	shell(dir, "rm -r alpha/d; echo changed >beta/d/e/f; rm beta/keep/k");
+	say("{\"proceed\":true}");
+	fence();
+	both_alike();
+	shell(dir, "grep -q changed alpha/d/e/f && test ! -e beta/d/g && test ! -e alpha/keep/k");
+	/* What was removed lies in the trash of the side it was removed from. */
+	shell(dir, "find store-b/trash -type f | xargs cat | grep -q 2");
+}
+
+static void test_halts(void **state)
+{
+	(void)state;
+	shell(dir, "cd alpha; echo 1 >a; echo 2 >b; mkdir c; echo 3 >c/d");
+	pair_start(SAFE);
+	fence();
+	/* All at once, as far as the brain can see. */
+	shell(dir, "mv alpha/a alpha/b alpha/c .");
+	wait_for_state("halted");
+	shell(dir, "test -e beta/a && test -e beta/c/d");
+	fence_says(",\"error\":\"everything in alpha is gone");
+	shell(dir, "mv a b c alpha/");
+	say("{\"proceed\":true}");
+	fence();
+	both_alike();
+	/* The root itself. */
+	shell(dir, "rm -r beta");
+	wait_for_state("halted");
+	shell(dir, "test -e alpha/a && test -e alpha/c/d");
+	say("{\"proceed\":true}");
+	double end = seconds() + WAIT_S;
+	while (!(ended & 1) && seconds() < end)
+		some();
+	assert_int_equal(ended_codes[0], 0);
+	pair_end();
+	/* A root that was made anew is another one: nothing is deleted for that. */
+	pair_start(SAFE);
+	fence();
+	both_alike();
+	shell(dir, "test -e beta/a && test -e alpha/c/d");
+}
+
+static unsigned long sent(void)
+{
+	const char *p = strstr(status, "\"sent\":");
+	assert_non_null(p);
+	return strtoul(p + 7, NULL, 10);
+}
+
+static void test_deltas(void **state)
+{
+	(void)state;
+	shell(dir, "head -c 8000000 /dev/urandom >alpha/big");
+	pair_start(SAFE);
+	fence();
+	wait_for_state("watching");
+	unsigned long before = sent();
+	assert_true(before > 8000000);
+	shell(dir, "printf here | dd of=alpha/big bs=1 seek=4000000 conv=notrunc 2>/dev/null");
+	fence();
+	both_alike();
+	status[0] = '\0';
+	wait_for_state("watching");
+	assert_true(sent() - before < 300000);
+	/* The other way: what comes is in pieces of the old one, too. */
+	shell(dir, "cp -p beta/big big; (head -c 100 /dev/urandom; cat big) >new; mv new beta/big");
+	fence();
+	both_alike();
+	status[0] = '\0';
+	shell(dir, "echo >alpha/x");
+	wait_for_state("watching");
+	const char *p = strstr(status, "\"received\":");
+	assert_true(strtoul(p + 11, NULL, 10) < 300000);
+}
+
+static void test_left_out(void **state)
+{
+	(void)state;
+	shell(dir, "cd alpha; mkdir node_modules keep logs; echo 1 >node_modules/x; echo 2 >a.o;"
+		   "echo 3 >keep/a.c; echo 4 >logs/l; echo 'logs/' >.tsignore;"
+		   "mkdir ../beta; echo 5 >../beta/b.o; mkdir ../beta/node_modules;"
+		   "echo 6 >../beta/node_modules/y; mkfifo pipe");
+	pair_start(SAFE ",\"ignore\":\"*.o\",\"masks\":[\"node_modules\"]");
+	fence();
+	shell(dir, "test -e beta/keep/a.c && test ! -e beta/a.o && test ! -e alpha/b.o &&"
+		   "test ! -e beta/node_modules/x && test ! -e alpha/node_modules/y &&"
+		   "test ! -e beta/logs && test -e beta/b.o && test ! -e beta/pipe");
+}
+
+static void test_only_one_file(void **state)
+{
+	(void)state;
+	shell(dir, "echo 1 >alpha/conf; echo 2 >alpha/other; mkdir beta; echo old >beta/conf;"
+		   "echo 3 >beta/third");
+	struct stat before, after;
+	assert_int_equal(0, stat(at(dir, "beta/conf"), &before));
+	pair_start("\"mode\":\"two-way-resolved\",\"only\":\"conf\",\"far\":{\"in_place\":true}");
+	pair_end();
+	pair_start("\"mode\":\"two-way-resolved\",\"only\":\"conf\"");
+	fence();
+	shell(dir, "grep -q 1 beta/conf && test ! -e beta/other && test ! -e alpha/third");
+	assert_int_equal(0, stat(at(dir, "beta/conf"), &after));
+	shell(dir, "echo 4 >>alpha/other; echo 5 >>alpha/conf");
+	fence();
+	shell(dir, "grep -q 5 beta/conf && test ! -e beta/other");
+}
+
+/* Killed at any instant, and begun anew: it comes to the same in the end, and what was synced is
+ * not sent again. */
+static void test_killed(void **state)
+{
+	(void)state;
+	shell(dir,
+	      "cd alpha; for d in 1 2 3 4 5 6 7 8; do mkdir d$d; for f in 1 2 3 4 5 6 7 8 9; do"
+	      " echo $d$f >d$d/f$f; done; done; head -c 5000000 /dev/urandom >big");
+	for (int i = 0; i < 12; i++) {
+		pid_t pid = fork();
+		assert_int_not_equal(pid, -1);
+		if (pid == 0) {
+			rx = reactor_new();
+			pair_start(SAFE);
+			reactor_run(rx);
+			_exit(0);
+		}
+		usleep((useconds_t)(3000 * i));
+		shell(dir, "echo again >>alpha/d1/f1; rm -f alpha/d2/f2; echo b >alpha/d3/new");
+		kill(pid, SIGKILL);
+		assert_int_equal(waitpid(pid, NULL, 0), pid);
+	}
+	pair_start(SAFE);
+	fence();
+	both_alike();
+	wait_for_state("watching");
+	pair_end();
+	pair_start(SAFE);
+	fence();
+	wait_for_state("watching");
+	assert_true(sent() < 1000);
+	shell(dir, "test ! -e beta/d2/f2 && test $(cat beta/d1/f1 | wc -l) = 13 &&"
+		   "find beta store-b/stage -name '.tstunnel*' | wc -l | grep -qx 0");
+}
+
+static void test_refused(void **state)
+{
+	(void)state;
+	pair_start("\"mode\":\"sideways\"");
+	double end = seconds() + WAIT_S;
+	while (!(ended & 1) && seconds() < end)
+		some();
+	assert_int_equal(ended_codes[0], -EINVAL);
+	pair_end();
+	shell(dir, "rmdir alpha; echo >alpha");
+	pair_start(SAFE);
+	while (!(ended & 1) && seconds() < end)
+		some();
+	assert_int_equal(ended_codes[0], -ENOTDIR);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_initial_and_both_ways),
+		TEST(test_conflict_and_resolve),
+		TEST(test_deletions_and_changes),
+		TEST(test_halts),
+		TEST(test_deltas),
+		TEST(test_left_out),
+		TEST(test_only_one_file),
+		TEST(test_killed),
+		TEST(test_refused),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
