@@ -118,7 +118,6 @@ static void expect(int code, const char *text)
 	peer_end();
 }
 
-
 static void good(void **state)
 {
 	(void)state;
