@@ -341,10 +341,13 @@ static int run(struct server *sv, const struct addr *a, char *err, size_t errlen
 						  .max = (size_t)flags.max_sessions,
 						  .max_per_user = (size_t)flags.max_per_user,
 						  .image = bo->image };
-		code = serve(sv, a);
+		code = server_key_load(sv, flags.state_dir, err, errlen) < 0 ? fail(err)
+									     : serve(sv, a);
 		listener_close(sv->listener);
 		http_server_abort(&sv->http);
-		sessions_free(&sv->sessions);
+		if (sv->sessions.all.next)
+			sessions_free(&sv->sessions);
+		ssh_key_free(sv->ssh_key);
 		sv->backend->ops->close(sv->backend);
 		child_kill_lingering();
 		stream_linger_end();
