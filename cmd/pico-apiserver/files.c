@@ -33,7 +33,7 @@ static const char put_script[] = SCRIPT_COMMON
     "mkdir -p -- \"$d\" || exit 45\n"
     "[ -d \"$d/$n\" ] && { echo 'that is a directory' >&2; exit 45; }\n"
     "t=$(mktemp -- \"$d/.upload.XXXXXXXX\") || exit 46\n"
-    "trap 'rm -f -- \"$t\"' EXIT; trap 'exit 46' HUP TERM INT\n"
+    "trap 'rm -f -- \"$t\"' EXIT; trap 'exit 46' HUP TERM INT; trap '' PIPE\n"
     "cat >\"$t\" || exit 47\n"
     "[ \"$(tail -c 32 -- \"$t\")\" = \"$2\" ] || { echo 'the upload broke off' >&2; exit 46; }\n"
     "truncate -s -32 -- \"$t\" && chmod \"$3\" -- \"$t\" && mv -fT -- \"$t\" \"$d/$n\" || exit 46\n"
