@@ -17,12 +17,13 @@ void rest_put(const struct rest *r, const struct rest_request *q, const char *co
 {
 	char *target = xasprintf("%s%s", r->prefix, q->target);
 	bool body = q->body.p || strcmp(q->method, "POST") == 0;
+	const char *authorization = r->authorization ? r->authorization(r->arg) : NULL;
 	buf_init(b, REQUEST_MAX);
 	int bad = http_put_request(b, slice_str(q->method), slice_str(target));
 	bad |= http_put_field(b, SLICE("Host"), slice_str(r->host));
 	bad |= http_put_field(b, SLICE("Accept"), SLICE("application/json"));
-	if (r->authorization)
-		bad |= http_put_field(b, SLICE("Authorization"), slice_str(r->authorization));
+	if (authorization)
+		bad |= http_put_field(b, SLICE("Authorization"), slice_str(authorization));
 	for (; fields && *fields; fields += 2)
 		bad |= http_put_field(b, slice_str(fields[0]), slice_str(fields[1]));
 	if (q->body.p)

@@ -16,11 +16,13 @@ enum { REST_REPLY_MAX = 16 << 20, REST_MS = 30 * 1000 };
 struct rest {
 	struct reactor *rx;
 	struct addr to;
-	struct tls_config *tls;    /* NULL: plain */
-	const char *tls_name;      /* checked against the certificate */
-	const char *host;          /* of Host */
-	const char *prefix;        /* before every target, "" for none */
-	const char *authorization; /* NULL: none */
+	struct tls_config *tls; /* NULL: plain */
+	const char *tls_name;   /* checked against the certificate */
+	const char *host;       /* of Host */
+	const char *prefix;     /* before every target, "" for none */
+	/* The value of Authorization, for every request anew; NULL (or what it returns): none. */
+	const char *(*authorization)(void *arg);
+	void *arg;
 };
 
 struct rest_request {
