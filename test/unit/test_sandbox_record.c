@@ -61,6 +61,7 @@ static void test_records(void **state)
 				    .owner = (char[]){ "al\"ice" },
 				    .metadata = (char[]){ "{\"k\":\"\\u00e4\"}" },
 				    .created = 1,
+				    .order = 9,
 				    .expires = 2,
 				    .active = 3,
 				    .idle = 4,
@@ -84,6 +85,7 @@ static void test_records(void **state)
 	assert_string_equal(r.metadata, back.metadata);
 	assert_null(back.image);
 	assert_int_equal(4, back.idle);
+	assert_int_equal(9, back.order);
 	assert_string_equal("k", back.key);
 	sandbox_record_end(&back);
 	/* Half a file is no record. */
