@@ -11,7 +11,7 @@ import time
 import pytest
 
 from lab import run, wait_for
-from pico import Api
+from sandboxes import Api
 
 
 @pytest.fixture(scope="module")
