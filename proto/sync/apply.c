@@ -339,7 +339,21 @@ static int make_at(int dir, const char *name, const struct version *want)
 	return r == -1 ? -errno : 0;
 }
 
-static int place_make(struct place *p, const struct version *want, struct statx *sx)
+/* To the root's owner, if it is what we have just made and nobody has put something else there. */
+static void own(const struct root *r, int dir, const char *name, const struct version *want)
+{
+	struct stat st;
+	int fd = r->owned ? path_open(dir, name) : -1;
+	if (fd < 0)
+		return;
+	if (fstat(fd, &st) == 0 && st.st_uid == 0 &&
+	    (want->kind == SYNC_DIR ? S_ISDIR(st.st_mode) : S_ISLNK(st.st_mode)) &&
+	    fchownat(fd, "", r->uid, r->gid, AT_EMPTY_PATH) == -1)
+		errno = 0; /* it stays ours */
+	close(fd);
+}
+
+static int place_make(struct root *r, struct place *p, const struct version *want, struct statx *sx)
 {
 	int err;
 	do {
@@ -347,6 +361,7 @@ static int place_make(struct place *p, const struct version *want, struct statx 
 	} while (place_unlock(p, err));
 	if (err < 0)
 		return err == -EEXIST ? -ESTALE : err;
+	own(r, p->dir, p->name, want);
 	err = look_made(p, want, sx);
 	if (err == 0 && want->kind == SYNC_DIR && (sx->stx_mode & 0777) != want->mode)
 		err = dir_finish(p, want, sx);
@@ -365,7 +380,10 @@ static int place_remake(struct root *r, struct place *p, const char *path,
 		return err;
 	stage_name(r, name);
 	err = make_at(r->stage, name, want);
-	return err == 0 ? stage_swap(r, name, p, path, e, sx) : err;
+	if (err < 0)
+		return err;
+	own(r, r->stage, name, want);
+	return stage_swap(r, name, p, path, e, sx);
 }
 
 /* A directory or a link. */
@@ -376,7 +394,7 @@ static int make(struct root *r, const char *path, const struct version *want,
 	struct statx sx;
 	int err = place_open(r, path, &p);
 	if (err == 0)
-		err = e->v ? place_remake(r, &p, path, want, e, &sx) : place_make(&p, want, &sx);
+		err = e->v ? place_remake(r, &p, path, want, e, &sx) : place_make(r, &p, want, &sx);
 	if (err == 0)
 		stamp_set(stamp, &sx);
 	place_close(&p);

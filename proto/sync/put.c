@@ -345,7 +345,8 @@ static int put_finish(struct put *p)
 	return futimens(p->fd, ts) == -1 ? -errno : 0;
 }
 
-/* It belongs to whom the old one belonged, or to the group of a set-group-id directory. */
+/* It belongs to whom the old one belonged, or to the root's owner, or to the group of a
+ * set-group-id directory. */
 static void put_owner(const struct put *p, const struct place *place, const struct statx *old)
 {
 	struct stat dir;
@@ -353,6 +354,9 @@ static void put_owner(const struct put *p, const struct place *place, const stru
 		if (old->stx_uid != geteuid() || old->stx_gid != getegid())
 			if (fchown(p->fd, old->stx_uid, old->stx_gid) == -1)
 				return; /* not ours to give away */
+	} else if (p->r->owned) {
+		if (fchown(p->fd, p->r->uid, p->r->gid) == -1)
+			return;
 	} else if (fstat(place->dir, &dir) == 0 && dir.st_mode & S_ISGID) {
 		if (fchown(p->fd, (uid_t)-1, dir.st_gid) == -1)
 			return;

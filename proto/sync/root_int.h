@@ -18,6 +18,9 @@ struct root {
 	char *path, *store;
 	uint64_t trash_max;
 	bool in_place;
+	bool owned; /* as options.owned */
+	uid_t uid, owner_uid;
+	gid_t gid, owner_gid;
 	bool tmpfile;     /* the stage's filesystem has O_TMPFILE */
 	bool no_exchange; /* it has no RENAME_EXCHANGE */
 	dev_t dev;
