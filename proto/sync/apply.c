@@ -52,18 +52,6 @@ int expect_look(const struct expect *e, int dir, const char *name, struct statx 
 	return expect_same(e, dir, name, sx, false) ? 0 : -ESTALE;
 }
 
-/* linkat(2) of a file that has no name; AT_EMPTY_PATH needs a capability before Linux 6.10. */
-static int file_name(int fd, int dir, const char *name)
-{
-	char link[32];
-	if (linkat(fd, "", dir, name, AT_EMPTY_PATH) == 0)
-		return 0;
-	if (errno != ENOENT)
-		return -errno;
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	return linkat(AT_FDCWD, link, dir, name, AT_SYMLINK_FOLLOW) == -1 ? -errno : 0;
-}
-
 /* rename(2) that never replaces. Where the filesystem cannot do that: link and unlink. */
 static int move_new(int dir, const char *name, int to, const char *toname)
 {
@@ -81,10 +69,7 @@ int thing_add(struct root *r, const struct thing *t, struct place *p)
 {
 	int err;
 	do {
-		if (t->name)
-			err = move_new(r->stage, t->name, p->dir, p->name);
-		else
-			err = file_name(t->fd, p->dir, p->name);
+		err = move_new(r->stage, t->name, p->dir, p->name);
 	} while (place_unlock(p, err));
 	return err == -EEXIST ? -ESTALE : err;
 }
@@ -235,17 +220,12 @@ int thing_swap(struct root *r, const struct thing *t, struct place *p, const cha
 	if (dir < 0)
 		return dir;
 	/* Under the name that the old one is to have: one rename does both. */
-	if (t->name)
-		err = renameat(r->stage, t->name, dir, name) == -1 ? -errno : 0;
-	else
-		err = file_name(t->fd, dir, name);
+	err = renameat(r->stage, t->name, dir, name) == -1 ? -errno : 0;
 	if (err < 0)
 		return err;
 	err = swap_named(r, dir, name, p, path, e, t->fd, &left);
-	if (err < 0 && left && t->name)
+	if (err < 0 && left)
 		renameat(dir, name, r->stage, t->name);
-	else if (err < 0 && left)
-		unlinkat(dir, name, 0);
 	return err;
 }
 

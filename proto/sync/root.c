@@ -353,7 +353,6 @@ static void stage_tidy(struct root *r)
 	}
 	if (d)
 		closedir(d);
-	r->tmpfile = false; /* O_TMPFILE, then linkat: on ext4 four times as slow as a name */
 }
 
 static bool is_gone(int fd)
