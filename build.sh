@@ -27,6 +27,7 @@ DEMO_PACKAGES="docker.io busybox-static openssl iproute2 iptables procps"
 TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python3-docker
 	python3-pytest curl"
 SSH_PACKAGES="openssh-server openssh-client dropbear-bin"
+SANDBOX_PACKAGES="openssl rsync procps"
 RELEASE_PACKAGES="g++ dpkg-dev"
 BENCH_PACKAGES="haproxy nginx libnginx-mod-stream stunnel4 socat openssh-server openssh-client
 	iproute2 util-linux strace linux-perf rsync unison git"
@@ -222,7 +223,7 @@ cmd_test() {
 	# shellcheck disable=SC2086
 	need $BUILD_PACKAGES $TEST_PACKAGES
 	# shellcheck disable=SC2086
-	need_idle $SSH_PACKAGES
+	need_idle $SSH_PACKAGES $SANDBOX_PACKAGES
 	cmd_build
 	case ${1:-all} in
 	all | unit | fuzz | e2e) ;;
