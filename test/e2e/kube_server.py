@@ -26,7 +26,7 @@ mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/up,workdir=$1/work" "$1/roo
 mount --rbind /dev "$1/root/dev"
 mount -t proc proc "$1/root/proc"
 hostname "$3"
-exec chroot "$1/root" /usr/bin/env -C /workspace /usr/local/bin/entrypoint.sh /usr/sbin/sshd -D -e -o "ListenAddress=$4"
+exec chroot "$1/root" /bin/sh -c 'cd /workspace; exec /usr/local/bin/entrypoint.sh /usr/sbin/sshd -D -e -o "ListenAddress=$1"' sh "$4"
 """
 AGENTS = "agents.x-k8s.io"
 

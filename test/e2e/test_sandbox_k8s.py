@@ -32,7 +32,7 @@ def start(kube, session_lab, tmp_path):
         path = tmp_path / f"kubeconfig-{len(made)}"
         path.write_text(config if config is not None else token_config(kube, session_lab.pki))
         argv = [] if config == "" else ["--kubeconfig", str(path)]
-        a = Api(tmp_path, *argv, "--ssh-port", str(PORT), "--log-level", "debug", *flags, backend=backend, state=state, env=env)
+        a = Api(tmp_path, *argv, "--ssh-port", str(PORT), "--log-level", "debug", "--ready-timeout", "15s", *flags, backend=backend, state=state, env=env)
         made.append(a)
         return a
     yield begin
@@ -118,7 +118,8 @@ def test_commands_and_public_key(kube, start, tmp_path):
     s = api.create(sshPublicKey=(tmp_path / "key.pub").read_text().strip())["session_id"]
     assert api.ssh(s, "whoami", "-i", str(tmp_path / "key"), "-o", "PasswordAuthentication=no").stdout == b"sandbox\n"
     assert b"Permission denied" in api.ssh(s, "whoami", "-o", "PubkeyAuthentication=no").stderr
-    assert api.run(s, "echo $((6 * 7))")["stdout"] == "42\n"
+    r = api.run(s, "echo $((6 * 7))")
+    assert r["stdout"] == "42\n", r
 
 
 def test_slow_to_get_ready(kube, start):
