@@ -37,7 +37,13 @@ def start(kube, session_lab, tmp_path):
         return a
     yield begin
     for a in made:
-        if a.proc.poll() is None or kube.objects["pods"]:
+        if a.proc.poll() is not None and kube.objects["pods"]:
+            a.start()
+        if a.proc.poll() is None:
+            for s in a.sessions():
+                a.request("DELETE", f"/v1/sessions/{s['session_id']}")
+            # what failed is removed behind the scenes
+            wait_for(lambda: not kube.objects["pods"] and not kube.objects["sandboxes"], 20, "all removed")
             a.end()
     assert not kube.objects["pods"] and not kube.objects["sandboxes"]
 
@@ -157,8 +163,6 @@ def test_bookmarks_save_a_list(kube, start):
     api.create()
     with kube.lock:
         kube.version += 100
-    time.sleep(0)
-    wait_for(lambda: kube.history, 5)
     before = len([1 for m, p in kube.requests if "watch=1" in p])
     kube.drop_watches()
     wait_for(lambda: len([1 for m, p in kube.requests if "watch=1" in p]) > before, 10, "watches again")
