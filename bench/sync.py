@@ -317,8 +317,13 @@ def main():
         with open(o.render) as f:
             results = json.load(f)
     else:
-        wanted = o.only.split(",") if o.only else PARTS
-        rig.need_programs([rig.TOOLS + "/load", rig.BIN + "/tsctl", rig.BIN + "/guest", "rsync", "unison", "ssh", "git", "tar"])
+        wanted = o.only.split(",") if o.only else list(PARTS)
+        if set(wanted) - set(PARTS):
+            sys.exit(f"bench: no part {(set(wanted) - set(PARTS)).pop()}; there are: {' '.join(PARTS)}")
+        others = wanted != ["small"]
+        rig.need_programs([rig.BIN + "/tsctl", rig.BIN + "/guest"])
+        if others:
+            rig.need_programs([rig.TOOLS + "/load", "rsync", "unison", "ssh", "git", "tar"])
         rig.enter()
         os.sched_setaffinity(0, rig.CPUS)
         Program.everywhere = rig.CPUS
@@ -326,7 +331,8 @@ def main():
             rig.hold_memory(512 if o.quick else 3072)
             P.make_keys()
             os.makedirs(TREES)
-            S.Ssh.start()
+            if others:
+                S.Ssh.start()
             bench = Bench(Plan(o.quick))
             bench.attempt(S.Ours.name, "start", S.Ours.start_guest)
             bench.all(wanted)

@@ -410,18 +410,19 @@ static void fences_run(struct session *s)
 			f->state = FENCE_OPS;
 			f->until = s->next_serial;
 		}
+		bool rest = tree_dirty(s->side.tree) || problems_stale(s) || s->nheld;
+		f->rest |= f->state != FENCE_SCAN && rest;
 		while (f->state != FENCE_SCAN && ops_oldest(s) >= f->until) {
-			bool rest = tree_dirty(s->side.tree) || problems_stale(s) || s->nheld;
-			if (f->rest && f->until != s->next_serial && f->rounds++ < ROUNDS_MAX) {
-				f->until = s->next_serial; /* what has come of the rest */
-				f->rest = false;
-				continue;
-			}
-			if (rest && f->rounds++ < ROUNDS_MAX) {
-				f->rest = true;
+			if (rest && f->until == s->next_serial) {
+				/* No rest of these stays one for long: that is no round. */
 				if (s->nheld)
 					task_wake(s->rx, &s->task);
-				break; /* the next round will tell */
+				break;
+			}
+			if (f->rest && f->until != s->next_serial && f->rounds++ < ROUNDS_MAX) {
+				f->until = s->next_serial; /* what has come of the rest */
+				f->rest = rest;
+				continue;
 			}
 			control_reply(s, "fenced", f->n, NULL);
 			list_del(l);

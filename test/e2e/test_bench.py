@@ -129,6 +129,18 @@ def test_the_runner_runs(tmp_path):
 
 
 @pytest.mark.tunnel
+def test_the_bench_of_syncs_runs(tmp_path):
+    (tmp_path / "RESULTS.md").write_text("# Results\n\n## Bulk\n\nthe other half\n\n## File sync\n\nold\n")
+    r = subprocess.run(["/usr/bin/python3", "-B", ROOT + "/bench/sync.py", "--quick", "--only", "small", "--out", tmp_path],
+                       env=run_env(), capture_output=True, text=True, timeout=120)
+    assert r.returncode == 0, r.stdout + r.stderr
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "the other half" in text and "old" not in text and "not measured" not in text
+    edits = next(line for line in text.split("### One edit")[1].splitlines() if line.startswith("| **tstunnel** |"))
+    assert float(edits.split("|")[2].split("/")[0]) > 0
+
+
+@pytest.mark.tunnel
 def test_nothing_outlives_a_killed_runner():
     def ours():
         found = []
