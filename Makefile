@@ -6,3 +6,9 @@ build-all:
 # No cluster and no engine is needed: backend process is the last resort of auto.
 run: build-all
 	./bin/pico-apiserver $(ARGS)
+
+# pico-apiserver and its sandboxes in the cluster that kubectl is set up for. The images must be where
+# the cluster finds them: docker build, then push or "kind load docker-image".
+.PHONY: k8s-deploy
+k8s-deploy:
+	kubectl apply -f deploy/pico-apiserver.yaml

@@ -24,7 +24,7 @@ if [ "$CC" != gcc ]; then BUILD_PACKAGES+=" clang libclang-rt-dev"; fi
 if [ -z "$BORINGSSL" ]; then BUILD_PACKAGES+=" android-libboringssl-dev"; fi
 FUZZ_PACKAGES="clang libclang-rt-dev"
 DEMO_PACKAGES="docker.io busybox-static openssl iproute2 iptables procps"
-TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python3-docker
+TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python3-docker python3-yaml
 	python3-pytest curl"
 SSH_PACKAGES="openssh-server openssh-client dropbear-bin"
 SANDBOX_PACKAGES="openssl rsync procps"

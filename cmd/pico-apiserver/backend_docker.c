@@ -7,8 +7,6 @@
  * that somebody else has is never touched.
  */
 #include <errno.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "cmd/pico-apiserver/docker_exec.h"
 #include "cmd/pico-apiserver/docker_int.h"
@@ -21,8 +19,7 @@
 enum {
 	WAIT_MS = 24 * 3600 * 1000,
 	RETRY_MS = 500,
-	UNREACHED_TRIES = 3, /* of the container's address, before exec is tried */
-	HERE_MS = 2000
+	UNREACHED_TRIES = 3 /* of the container's address, before exec is tried */
 };
 
 static const char exec_sshd[] =
@@ -477,14 +474,6 @@ static const struct backend_ops ops = {
 	.close = backend_close,
 };
 
-static int engine_address(const struct backend_options *o, struct addr *a, char *err, size_t errlen)
-{
-	const char *text = o->docker_host ? o->docker_host : getenv("DOCKER_HOST");
-	if (!text || !*text)
-		text = "unix:///var/run/docker.sock";
-	return addr_parse_stream(a, slice_str(text), 2375, err, errlen);
-}
-
 struct backend *backend_docker_new(struct reactor *rx, const struct backend_options *o, char *err,
 				   size_t errlen)
 {
@@ -492,43 +481,10 @@ struct backend *backend_docker_new(struct reactor *rx, const struct backend_opti
 	d->b = (struct backend){ &ops, rx, o };
 	d->api = (struct rest){ .rx = rx, .host = "docker", .prefix = "" };
 	list_init(&d->jobs);
-	if (engine_address(o, &d->api.to, err, errlen) < 0) {
+	if (docker_engine_address(o, &d->api.to, err, errlen) < 0) {
 		free(d);
 		return NULL;
 	}
 	d->local = d->api.to.kind == ADDR_UNIX;
 	return &d->b;
-}
-
-/* --- is there one? --- */
-
-struct here {
-	bool done, yes;
-};
-
-static void on_here(void *arg, int status, const char *why, struct slice body)
-{
-	struct here *h = arg;
-	(void)why;
-	(void)body;
-	h->done = true;
-	h->yes = status == 200;
-}
-
-bool backend_docker_here(const struct backend_options *o)
-{
-	struct rest api = { .host = "docker", .prefix = "" };
-	struct here here = { false, false };
-	char err[200];
-	if (engine_address(o, &api.to, err, sizeof(err)) < 0 ||
-	    (api.to.kind == ADDR_UNIX && access(api.to.path, W_OK) < 0))
-		return false;
-	char *target = xasprintf("/images/%s/json", o->image);
-	struct rest_request q = { .method = "GET", .target = target, .ms = HERE_MS };
-	api.rx = reactor_new();
-	rest_ask(&api, &q, on_here, &here);
-	reactor_run_until(api.rx, &here.done);
-	reactor_free(api.rx);
-	free(target);
-	return here.yes;
 }

@@ -16,6 +16,8 @@ struct docker {
 	void *listed_arg;
 };
 
+/* From --docker, $DOCKER_HOST or the usual socket: 0, or -EINVAL with a sentence. */
+int docker_engine_address(const struct backend_options *, struct addr *, char *err, size_t errlen);
 /* Frees target. body.p NULL: none. */
 struct http_fetch *docker_ask(struct docker *, const char *method, char *target, struct slice body,
 			      http_fetched *, void *arg);

@@ -1,11 +1,14 @@
-/* The docker backend without a box: listing, and removing what carries a session's label. */
+/* The docker backend without a box: where the engine is, listing, and removing what carries a
+ * session's label. */
+#include <unistd.h>
+
 #include "cmd/pico-apiserver/docker_int.h"
 
 #include "proto/docker/follow.h"
 #include "proto/docker/sandbox.h"
 #include "reactor/err.h"
 
-enum { ASK_MS = 60 * 1000, RETRY_MS = 500, REMOVE_TRIES = 60 };
+enum { ASK_MS = 60 * 1000, RETRY_MS = 500, REMOVE_TRIES = 60, HERE_MS = 2000 };
 
 struct http_fetch *docker_ask(struct docker *d, const char *method, char *target, struct slice body,
 			      http_fetched *then, void *arg)
@@ -188,4 +191,45 @@ void docker_list(struct backend *b, void (*each)(void *arg, const struct box_fou
 	d->listed_arg = arg;
 	http_fetch_free(d->list);
 	d->list = docker_ask(d, "GET", list_target(d, NULL), (struct slice){ NULL, 0 }, on_list, d);
+}
+
+/* --- is there one? --- */
+
+struct here {
+	bool done, yes;
+};
+
+static void on_here(void *arg, int status, const char *why, struct slice body)
+{
+	struct here *h = arg;
+	(void)why;
+	(void)body;
+	h->done = true;
+	h->yes = status == 200;
+}
+
+int docker_engine_address(const struct backend_options *o, struct addr *a, char *err, size_t errlen)
+{
+	const char *text = o->docker_host ? o->docker_host : getenv("DOCKER_HOST");
+	if (!text || !*text)
+		text = "unix:///var/run/docker.sock";
+	return addr_parse_stream(a, slice_str(text), 2375, err, errlen);
+}
+
+bool backend_docker_here(const struct backend_options *o)
+{
+	struct rest api = { .host = "docker", .prefix = "" };
+	struct here here = { false, false };
+	char err[200];
+	if (docker_engine_address(o, &api.to, err, sizeof(err)) < 0 ||
+	    (api.to.kind == ADDR_UNIX && access(api.to.path, W_OK) < 0))
+		return false;
+	char *target = xasprintf("/images/%s/json", o->image);
+	struct rest_request q = { .method = "GET", .target = target, .ms = HERE_MS };
+	api.rx = reactor_new();
+	rest_ask(&api, &q, on_here, &here);
+	reactor_run_until(api.rx, &here.done);
+	reactor_free(api.rx);
+	free(target);
+	return here.yes;
 }

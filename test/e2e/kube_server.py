@@ -26,9 +26,28 @@ mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/up,workdir=$1/work" "$1/roo
 mount --rbind /dev "$1/root/dev"
 mount -t proc proc "$1/root/proc"
 hostname "$3"
-exec chroot "$1/root" /usr/bin/env -C /workspace /usr/local/bin/entrypoint.sh /usr/sbin/sshd -D -e -o "ListenAddress=$4"
+exec chroot "$1/root" /bin/sh -c 'cd /workspace; exec /usr/local/bin/entrypoint.sh /usr/sbin/sshd -D -e -o "ListenAddress=$1"' sh "$4"
 """
 AGENTS = "agents.x-k8s.io"
+# Discovery, as far as kubectl asks before it looks at a manifest.
+KINDS = {"/api/v1": [("namespaces", "Namespace", False), ("serviceaccounts", "ServiceAccount", True),
+                     ("services", "Service", True), ("pods", "Pod", True)],
+         "/apis/apps/v1": [("deployments", "Deployment", True)],
+         "/apis/rbac.authorization.k8s.io/v1": [("roles", "Role", True), ("rolebindings", "RoleBinding", True)]}
+
+
+def discovery(path):
+    groups = [p.split("/")[2] for p in KINDS if p.startswith("/apis/")]
+    if path == "/api":
+        return {"kind": "APIVersions", "versions": ["v1"]}
+    if path == "/apis":
+        versions = [{"groupVersion": g + "/v1", "version": "v1"} for g in groups]
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [
+            {"name": g, "versions": [v], "preferredVersion": v} for g, v in zip(groups, versions)]}
+    if path in KINDS:
+        return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": path.split("/", 2)[2], "resources": [
+            {"name": n, "singularName": "", "kind": k, "namespaced": ns, "verbs": ["create", "get"]} for n, k, ns in KINDS[path]]}
+    return None
 
 
 class Refused(Exception):
@@ -115,6 +134,7 @@ class Kube:
     def compact(self):
         """Forgets all versions so far and ends the watches, as an API server may at any time."""
         with self.lock:
+            self.version += 10  # things went on elsewhere
             self.compacted = self.version
             self.cut += 1
             self.lock.notify_all()
@@ -298,6 +318,8 @@ class Kube:
                 body = json.loads(self.rfile.read(n)) if n else None
                 kube.requests.append((self.command, self.path))
                 self.user()
+                if discovery(url.path):
+                    return self.reply(200, discovery(url.path))
                 if url.path == f"/apis/{AGENTS}" and kube.agents:
                     return self.reply(200, {"kind": "APIGroup", "name": AGENTS, "versions": [
                         {"groupVersion": f"{AGENTS}/{v}", "version": v} for v in kube.agents]})

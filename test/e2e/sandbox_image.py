@@ -10,7 +10,7 @@ import tempfile
 
 from lab import ROOT, run
 
-BINARIES = ["/usr/sbin/sshd", "/usr/bin/ssh-keygen", "/usr/bin/bash", "/usr/bin/python3.11"]
+BINARIES = ["/usr/sbin/sshd", "/usr/bin/ssh-keygen", "/usr/bin/bash", "/usr/bin/setsid", "/usr/bin/python3.11"]
 SKIP = re.compile(r"/(test|tests|idlelib|ensurepip|lib2to3|pydoc_data|distutils|dist-packages|__pycache__|config-[^/]*)(/|$)")
 CONFIG = ['ENTRYPOINT ["/usr/local/bin/entrypoint.sh"]', "WORKDIR /workspace",
           "ENV PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"]
