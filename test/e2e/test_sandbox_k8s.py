@@ -35,7 +35,7 @@ def start(kube, session_lab, tmp_path):
         made.append(a)
         return a
     yield begin
-    for a in made:
+    for a in reversed(made):  # the earlier ones were ended by their tests
         if a.proc.poll() is not None and kube.objects["pods"]:
             a.start()
         if a.proc.poll() is None:
