@@ -139,8 +139,9 @@ struct docker_reap *docker_reap(struct docker *d, const char *session, box_done 
 
 void docker_jobs_end(struct docker *d)
 {
-	while (!list_empty(&d->jobs))
-		docker_reap_free(container_of(d->jobs.next, struct docker_reap, link));
+	struct list *l;
+	while ((l = list_pop(&d->jobs)))
+		docker_reap_free(container_of(l, struct docker_reap, link));
 	http_fetch_free(d->list);
 	d->list = NULL;
 }

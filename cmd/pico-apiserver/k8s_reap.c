@@ -136,8 +136,9 @@ struct kube_reap *kube_reap(struct kube *k, const char *session, const char *nam
 
 void kube_jobs_end(struct kube *k)
 {
-	while (!list_empty(&k->jobs))
-		kube_reap_free(container_of(k->jobs.next, struct kube_reap, link));
+	struct list *l;
+	while ((l = list_pop(&k->jobs)))
+		kube_reap_free(container_of(l, struct kube_reap, link));
 	http_fetch_free(k->list);
 	k->list = NULL;
 }

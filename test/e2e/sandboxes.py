@@ -200,3 +200,16 @@ class Api:
         return subprocess.run(["ssh", *self.ssh_options(session, token), *options, f"{user}@sandbox", command],
                               env=self.ssh_env(password), capture_output=True, timeout=60,
                               stdin=kw.pop("stdin", subprocess.DEVNULL), **kw)
+
+
+def banner(api, session):
+    """The first line of the session's sshd, through a tunnel."""
+    sock, rest = api.connect(session)
+    try:
+        while b"\n" not in rest:
+            piece = sock.recv(100)
+            assert piece, rest
+            rest += piece
+        return rest
+    finally:
+        sock.close()

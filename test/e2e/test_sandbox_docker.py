@@ -7,7 +7,7 @@ import pytest
 
 import sandbox_image
 from lab import CLIS, REMOTE, UnixHTTP, run, wait_for
-from sandboxes import Api
+from sandboxes import Api, banner
 
 pytestmark = pytest.mark.skipif(not CLIS, reason="no docker CLI")
 LABEL = '{"label":["managed-by=pico-apiserver"]}'
@@ -47,18 +47,6 @@ def containers(unix, session=None):
     found = unix.get("/containers/json?all=1")
     return [c for c in found if c["Labels"].get("managed-by") == "pico-apiserver"
             and session in (None, c["Labels"].get("session-id"))]
-
-
-def banner(api, session):
-    sock, rest = api.connect(session)
-    try:
-        while b"\n" not in rest:
-            piece = sock.recv(100)
-            assert piece, rest
-            rest += piece
-        return rest
-    finally:
-        sock.close()
 
 
 def test_create_login_delete(api, unix, session):

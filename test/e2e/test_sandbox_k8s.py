@@ -11,7 +11,7 @@ import yaml
 
 from kube_server import Kube
 from lab import ROOT, run, wait_for
-from sandboxes import Api
+from sandboxes import Api, banner
 
 PORT = 2222  # all "pods" share a network namespace with whatever sshd there may be
 
@@ -35,7 +35,7 @@ def start(kube, session_lab, tmp_path):
         made.append(a)
         return a
     yield begin
-    for a in made:
+    for a in reversed(made):  # the earlier ones were ended by their tests
         if a.proc.poll() is not None and kube.objects["pods"]:
             a.start()
         if a.proc.poll() is None:
@@ -72,18 +72,6 @@ users:
 - name: me
   user:
 {user}"""
-
-
-def banner(api, session):
-    sock, rest = api.connect(session)
-    try:
-        while b"\n" not in rest:
-            piece = sock.recv(100)
-            assert piece, rest
-            rest += piece
-        return rest
-    finally:
-        sock.close()
 
 
 def status(api, session):
