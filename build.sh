@@ -26,6 +26,7 @@ FUZZ_PACKAGES="clang libclang-rt-dev"
 DEMO_PACKAGES="docker.io busybox-static openssl iproute2 iptables procps"
 TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python3-docker
 	python3-pytest curl"
+SSH_PACKAGES="openssh-server openssh-client dropbear-bin"
 RELEASE_PACKAGES="g++ dpkg-dev"
 BENCH_PACKAGES="haproxy nginx libnginx-mod-stream stunnel4 socat openssh-server openssh-client
 	iproute2 util-linux strace linux-perf"
@@ -98,6 +99,8 @@ fuzz_names() {
 cmd_deps() {
 	# shellcheck disable=SC2086 # lists of words
 	need $BUILD_PACKAGES $TEST_PACKAGES $LINT_PACKAGES
+	# shellcheck disable=SC2086
+	need_idle $SSH_PACKAGES
 }
 
 cmd_build() {
@@ -207,6 +210,8 @@ test_e2e() {
 cmd_test() {
 	# shellcheck disable=SC2086
 	need $BUILD_PACKAGES $TEST_PACKAGES
+	# shellcheck disable=SC2086
+	need_idle $SSH_PACKAGES
 	cmd_build
 	case ${1:-all} in
 	all | unit | fuzz | e2e) ;;

@@ -26,7 +26,8 @@ static struct peer {
 	size_t i_c_n, i_s_n;
 	uint8_t secret[32], hash[KEX_HASH], session_id[KEX_HASH];
 	unsigned exchanges;
-	bool strict;
+	bool strict;          /* said in the first KEXINIT */
+	bool replied;         /* since the last ECDH_INIT: later replies change no keys of ours */
 	const char *lists[4]; /* kex, host key, cipher, mac */
 	const char *strict_name;
 } peer;
@@ -89,13 +90,13 @@ static const struct stream_ops peer_ops = {
 	.bind = peer_s_bind,
 };
 
-static void peer_wake(void)
+static inline void peer_wake(void)
 {
 	if (peer.owner)
 		task_wake(peer.s.rx, peer.owner);
 }
 
-static void peer_init(struct reactor *rx)
+static inline void peer_init(struct reactor *rx)
 {
 	static const uint8_t seed[32] = { 1, 2, 3 };
 	memset(&peer, 0, sizeof(peer));
@@ -114,7 +115,7 @@ static void peer_init(struct reactor *rx)
 	peer.strict_name = ",kex-strict-s-v00@openssh.com";
 }
 
-static void peer_end(void)
+static inline void peer_end(void)
 {
 	buf_end(&peer.to_client);
 	buf_end(&peer.from_client);
@@ -124,13 +125,13 @@ static void peer_end(void)
 	peer.host = NULL;
 }
 
-static void peer_raw(struct slice s)
+static inline void peer_raw(struct slice s)
 {
 	if (!peer.eof && buf_put(&peer.to_client, s) == 0)
 		peer_wake();
 }
 
-static void peer_send(struct slice payload)
+static inline void peer_send(struct slice payload)
 {
 	struct buf *out = &peer.to_client;
 	if (peer.eof || payload.n == 0 || out->max - out->len < payload.n + PACKET_EXTRA)
@@ -141,7 +142,7 @@ static void peer_send(struct slice payload)
 }
 
 /* The client's version line: true once it is there. */
-static bool peer_take_version(void)
+static inline bool peer_take_version(void)
 {
 	struct slice line, version;
 	const char *why;
@@ -157,7 +158,7 @@ static bool peer_take_version(void)
 
 /* The client's next message, copied to out: its length, 0 if there is none. What does not open is
  * the client's fault. */
-static size_t peer_take(char *out, size_t max)
+static inline size_t peer_take(char *out, size_t max)
 {
 	struct slice payload;
 	const char *why;
@@ -179,13 +180,14 @@ static size_t peer_take(char *out, size_t max)
 	if (out[0] == MSG_KEX_ECDH_INIT) {
 		BUG_ON(got != 37);
 		memcpy(peer.q_c, out + 5, 32);
+		peer.replied = false;
 	}
 	return got;
 }
 
 static const char peer_version[] = "SSH-2.0-peer_1.0 test";
 
-static void peer_kexinit(bool follows)
+static inline void peer_kexinit(bool follows)
 {
 	struct wire_out w = { peer.i_s, 0, sizeof(peer.i_s) };
 	char kex[512];
@@ -204,24 +206,26 @@ static void peer_kexinit(bool follows)
 	put_str(&w, "");
 	put_u8(&w, follows);
 	put_u32(&w, 0);
+	if (peer.i_s_n == 0)
+		peer.strict = peer.strict_name[0] != '\0';
 	peer.i_s_n = w.n;
 	peer_send(wire_written(&w));
 }
 
 /* A genuine answer to the client's ECDH_INIT, but for: spoil bit 0 the signature, bit 1 the public
  * value (all zero), bit 2 another host key. */
-static void peer_reply(unsigned spoil)
+static inline void peer_reply(unsigned spoil)
 {
 	static const uint8_t seed[32] = { 9 };
-	uint8_t q_s[32] = { 0 }, priv[32], raw[SIGN_MAX];
+	uint8_t q_s[32] = { 0 }, priv[32], raw[SIGN_MAX], secret[32], hash[KEX_HASH];
 	char blob[100], sig[200], p[600];
 	struct sign_key *other = spoil & 4 ? sign_ed25519_pair(seed) : NULL;
 	struct sign_key *key = other ? other : peer.host;
 	struct wire_out b = { blob, 0, sizeof(blob) }, s = { sig, 0, sizeof(sig) };
 	struct wire_out w = { p, 0, sizeof(p) };
 	x25519_keypair(q_s, priv);
-	if (!x25519_shared(peer.secret, priv, (const uint8_t *)peer.q_c))
-		memset(peer.secret, 0, 32);
+	if (!x25519_shared(secret, priv, (const uint8_t *)peer.q_c))
+		memset(secret, 0, 32);
 	if (spoil & 2)
 		memset(q_s, 0, 32);
 	put_str(&b, "ssh-ed25519");
@@ -233,11 +237,16 @@ static void peer_reply(unsigned spoil)
 					   .k_s = wire_written(&b),
 					   .q_c = slice_of(peer.q_c, 32),
 					   .q_s = slice_of(q_s, 32),
-					   .k = slice_of(peer.secret, 32) },
-		 peer.hash);
-	if (peer.exchanges == 0)
-		memcpy(peer.session_id, peer.hash, KEX_HASH);
-	size_t n = sign_make(key, SIGN_SHA256, slice_of(peer.hash, KEX_HASH), raw);
+					   .k = slice_of(secret, 32) },
+		 hash);
+	if (!peer.replied) {
+		memcpy(peer.secret, secret, sizeof(secret));
+		memcpy(peer.hash, hash, sizeof(hash));
+		if (peer.exchanges == 0)
+			memcpy(peer.session_id, hash, KEX_HASH);
+		peer.replied = true;
+	}
+	size_t n = sign_make(key, SIGN_SHA256, slice_of(hash, KEX_HASH), raw);
 	if (spoil & 1)
 		raw[7] ^= 1;
 	put_str(&s, "ssh-ed25519");
@@ -268,18 +277,18 @@ static void peer_start_cipher(struct packets *p, int way)
 	}
 	o.cipher = list[2];
 	o.mac = list[4];
-	if (kex_agree(&a, &o, slice_of(peer.i_s, peer.i_s_n), true, true, err, sizeof(err)) < 0)
+	if (kex_agree(&a, &o, slice_of(peer.i_s, peer.i_s_n), false, true, err, sizeof(err)) < 0)
 		return;
 	kex_derive(k, peer.hash, id, letter[way][0], iv, sizeof(iv));
 	kex_derive(k, peer.hash, id, letter[way][1], key, a.cipher[way]->key);
 	kex_derive(k, peer.hash, id, letter[way][2], mac, sizeof(mac));
 	cipher_start(&p->cipher, a.cipher[way], a.mac[way], key, iv, mac);
-	if (peer.strict_name[0])
+	if (peer.strict)
 		p->seq = 0;
 }
 
 /* NEWKEYS, and ours from then on. */
-static void peer_newkeys(void)
+static inline void peer_newkeys(void)
 {
 	peer_send(slice_of("\25", 1));
 	peer_start_cipher(&peer.send, 1);
@@ -287,12 +296,12 @@ static void peer_newkeys(void)
 }
 
 /* The client's NEWKEYS was taken. */
-static void peer_got_newkeys(void)
+static inline void peer_got_newkeys(void)
 {
 	peer_start_cipher(&peer.recv, 0);
 }
 
-static size_t peer_text(char *p, size_t max, uint8_t type, const char *text)
+static inline size_t peer_text(char *p, size_t max, uint8_t type, const char *text)
 {
 	struct wire_out w = { p, 0, max };
 	put_u8(&w, type);

@@ -86,7 +86,7 @@ bool host_key_verify(const struct sign_key *key, const struct host_alg *alg, str
 
 void host_key_fingerprint(struct slice blob, char out[FINGERPRINT_MAX])
 {
-	struct sha256 h;
+	struct sha256 h = { { 0 } };
 	uint8_t digest[32];
 	sha256_init(&h);
 	sha256_add(&h, blob);

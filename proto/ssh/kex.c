@@ -142,7 +142,7 @@ static void add_mpint(struct sha256 *h, struct slice s)
 
 void kex_hash(const struct kex_transcript *t, uint8_t out[KEX_HASH])
 {
-	struct sha256 h;
+	struct sha256 h = { { 0 } };
 	sha256_init(&h);
 	add_string(&h, t->v_c);
 	add_string(&h, t->v_s);
@@ -161,7 +161,7 @@ void kex_derive(struct slice k, const uint8_t hash[KEX_HASH], struct slice sessi
 {
 	uint8_t block[32];
 	for (size_t done = 0; done < n;) {
-		struct sha256 h;
+		struct sha256 h = { { 0 } };
 		size_t part = MIN(n - done, sizeof(block));
 		sha256_init(&h);
 		add_mpint(&h, k);

@@ -70,8 +70,16 @@ static struct sign_key *pair_get(struct wire_in *w, struct slice type)
 	return w->bad ? NULL : sign_rsa_pair(a, b, d, p, q);
 }
 
+/* Does the pair belong to the public key that the file begins with? */
+static bool matches(const struct ssh_key *k, const struct sign_key *public_half)
+{
+	uint8_t raw[SIGN_MAX];
+	size_t n = sign_make(k->pair, SIGN_SHA256, SLICE("match"), raw);
+	return sign_verify(public_half, SIGN_SHA256, SLICE("match"), slice_of(raw, n));
+}
+
 /* PROTOCOL.key, the part that could be encrypted. */
-static const char *inner_get(struct ssh_key *k, struct slice s)
+static const char *inner_get(struct ssh_key *k, const struct sign_key *public_half, struct slice s)
 {
 	struct wire_in w = { s, false };
 	uint32_t check = wire_u32(&w);
@@ -82,7 +90,8 @@ static const char *inner_get(struct ssh_key *k, struct slice s)
 		return "its private half is of another type than its public one";
 	k->pair = pair_get(&w, type);
 	wire_string(&w); /* comment */
-	if (!k->pair || w.bad)
+	if (!k->pair || w.bad || sign_key_type(k->pair) != sign_key_type(public_half) ||
+	    !matches(k, public_half))
 		return "its private numbers are broken";
 	for (uint8_t i = 1; w.left.n > 0; i++)
 		if (wire_u8(&w) != i)
@@ -110,11 +119,12 @@ static const char *outer_get(struct ssh_key *k, struct slice s)
 	if (!public_half)
 		return "its type is not supported (ed25519, ecdsa with nistp256 and rsa are; "
 		       "make one with ssh-keygen -t ed25519), or it is broken";
-	sign_key_free(public_half);
 	k->blob = xmalloc(blob.n);
 	memcpy(k->blob, blob.p, blob.n);
 	k->blob_n = blob.n;
-	return inner_get(k, inner);
+	why = inner_get(k, public_half, inner);
+	sign_key_free(public_half);
+	return why;
 }
 
 static const char *armour_get(struct ssh_key *k, struct slice text)
