@@ -1,4 +1,20 @@
 # The targets that the guides name; ./build.sh does the work.
-.PHONY: build-all
+.PHONY: build-all run build-test-tunnel test-tunnel test-tunnel-build
 build-all:
 	./build.sh build
+
+# No cluster and no engine is needed: backend process is the last resort of auto.
+run: build-all
+	./bin/pico-apiserver $(ARGS)
+
+build-test-tunnel:
+	./build.sh build
+
+# make test-tunnel SESSION_ID=... [ARGS='-api URL -cmd COMMAND']
+test-tunnel:
+	@[ -n "$(SESSION_ID)" ] || { echo "Usage: make $@ SESSION_ID=<session-id>" >&2; exit 2; }
+	@[ -x bin/test-tunnel ] || ./build.sh build
+	./bin/test-tunnel -session "$(SESSION_ID)" $(ARGS)
+
+test-tunnel-build: build-test-tunnel
+	@$(MAKE) --no-print-directory test-tunnel SESSION_ID="$(SESSION_ID)"
