@@ -29,7 +29,7 @@ TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python
 SSH_PACKAGES="openssh-server openssh-client dropbear-bin"
 RELEASE_PACKAGES="g++ dpkg-dev"
 BENCH_PACKAGES="haproxy nginx libnginx-mod-stream stunnel4 socat openssh-server openssh-client
-	iproute2 util-linux strace linux-perf"
+	iproute2 util-linux strace linux-perf rsync unison git"
 LINT_PACKAGES="clang-format clang-tidy cppcheck shellcheck"
 
 say() { printf '== %s\n' "$*"; }
@@ -116,14 +116,25 @@ cmd_demo() {
 	as_root env TSTUNNEL_BIN="$PWD/$bin" test/demo.sh
 }
 
-# cmd_bench [ARGUMENT OF bench/run.py...]
+bench_run() {
+	local program=$1
+	shift
+	as_root env TSTUNNEL_BIN="$PWD/$bin" TSTUNNEL_BENCH="$PWD/$out/bench" "$PYTHON" -B "bench/$program" "$@"
+}
+
+# cmd_bench [relay|sync] [ARGUMENT OF bench/run.py or bench/sync.py...]
 cmd_bench() {
 	# shellcheck disable=SC2086
 	need $BUILD_PACKAGES
 	# shellcheck disable=SC2086
 	need_idle $BENCH_PACKAGES
 	mk all bench
-	as_root env TSTUNNEL_BIN="$PWD/$bin" TSTUNNEL_BENCH="$PWD/$out/bench" "$PYTHON" -B bench/run.py "$@"
+	case ${1:-} in
+	relay) shift; bench_run run.py "$@" ;;
+	sync) shift; bench_run sync.py "$@" ;;
+	"" | --quick) bench_run run.py "$@"; bench_run sync.py "$@" ;;
+	*) bench_run run.py "$@" ;;
+	esac
 }
 
 passed=0 failed=0
@@ -362,7 +373,8 @@ cmd_help() {
   test [PART]         every test; PART: unit, fuzz, or e2e [PYTEST ARGUMENTS]
   fuzz NAME [SECONDS] one libFuzzer target, or all; 60 s if not said
   release             static programs, packed: build/release/tstunnel-*.tar.gz
-  bench [--quick]     speed and memory beside other relays, into bench/RESULTS.md; -h: more
+  bench [--quick]     speed and memory beside other programs, into bench/RESULTS.md;
+                      bench relay, bench sync: one half; -h: more
   lint                formatting, static analysis, who includes whom
   deps                only install what the commands need
   clean               remove bin/ and build/

@@ -238,10 +238,32 @@ def render(results):
     return "\n".join(parts)
 
 
+def put_section(path, title, text):
+    """Puts a section that begins with title, the last of the file, in the place of an earlier one."""
+    try:
+        with open(path) as f:
+            rest = f.read().partition("\n" + title + "\n")[0].rstrip() + "\n"
+    except FileNotFoundError:
+        rest = "# Results\n"
+    with open(path, "w") as f:
+        f.write(rest + "\n" + text)
+
+
+def section_of(path, title):
+    """What put_section has put there; empty without one."""
+    try:
+        with open(path) as f:
+            before, found, section = f.read().partition("\n" + title + "\n")
+    except FileNotFoundError:
+        return ""
+    return found + section
+
+
 def write(results, text, out):
     os.makedirs(out + "/plots", exist_ok=True)
+    sync = section_of(out + "/RESULTS.md", "## File sync")  # sync.py's
     with open(out + "/RESULTS.md", "w") as f:
-        f.write(text)
+        f.write(text + sync)
     for file, svg in plot.draw(results).items():
         with open(f"{out}/plots/{file}", "w") as f:
             f.write(svg)

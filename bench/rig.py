@@ -97,20 +97,23 @@ def ports(n=4):
 
 
 class Program:
-    """A relay's process, on the relays' core."""
+    """A relay's process, on the relays' core (or on those of everywhere)."""
     running = []
+    everywhere = None
 
     def __init__(self, name, argv, env=None, cpu=RELAY_CPU):
         self.name, self.log = name, f"{WORK}/{name}.log"
         self.argv = [str(a) for a in argv]
+        before = os.sched_getaffinity(0)
         with open(self.log, "wb") as log:
-            os.sched_setaffinity(0, {cpu})  # it inherits this; cheaper than a preexec_fn
+            # It inherits this; cheaper than a preexec_fn.
+            os.sched_setaffinity(0, Program.everywhere or {cpu})
             try:
                 self.began = time.monotonic()
                 self.p = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                           env=env, start_new_session=True)
             finally:
-                os.sched_setaffinity(0, {LOAD_CPU})
+                os.sched_setaffinity(0, before)
         self.pid = self.p.pid
         Program.running.append(self)
 

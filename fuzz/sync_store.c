@@ -45,7 +45,7 @@ static size_t one_record(struct slice in)
 		return 0;
 	}
 	BUG_ON(r.text.n > SYNC_PATH_MAX || (r.text.n && r.text.p < in.p));
-	BUG_ON((r.v != NULL) != (r.type == RECORD_ENTRY));
+	BUG_ON((r.v != NULL) != (r.type == RECORD_ENTRY || r.type == RECORD_GIVEN));
 	BUG_ON(record_put(again, &r) != (size_t)n || memcmp(again, in.p, (size_t)n) != 0);
 	/* Cut off anywhere it is no record, nor is it damaged. */
 	for (ssize_t i = 0; i < n; i += MAX(n / 16, 1)) {
@@ -76,7 +76,7 @@ static char *mended(struct slice in)
 		n = MIN(n, in.n - at - RECORD_HEAD);
 		p[4] = (uint8_t)n;
 		p[5] = (uint8_t)(n >> 8);
-		p[6] = at == 0 ? RECORD_GENERATION : (uint8_t)(1 + p[6] % 3);
+		p[6] = at == 0 ? RECORD_GENERATION : (uint8_t)(1 + p[6] % 4);
 		uint32_t crc = crc32c(slice_of(p + 4, RECORD_HEAD - 4 + n));
 		for (int i = 0; i < 4; i++)
 			p[i] = (uint8_t)(crc >> 8 * i);
@@ -128,7 +128,7 @@ static void file(struct slice in)
 		ssize_t l = node_path(a, name, sizeof(name));
 		BUG_ON(l < 0);
 		struct node *b = tree_find(again, slice_of(name, (size_t)l));
-		BUG_ON(!b || a->side[SYNC_BETA] || (a->base && !base));
+		BUG_ON(!b || a->side[SYNC_BETA] || (base && a->base != a->side[SYNC_ALPHA]));
 		BUG_ON(version_same(a->side[SYNC_ALPHA], b->side[SYNC_ALPHA]) == 0);
 		BUG_ON((a->base != NULL) != (b->base != NULL));
 	}

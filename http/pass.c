@@ -33,6 +33,8 @@ struct http_pass {
 	struct buf body;   /* of the one, then of the other */
 	struct http_client *up;
 	bool up_done; /* nothing more comes from there */
+	bool started; /* the reply's head has gone to the client */
+	bool let_go;  /* the program has seen the reply */
 	int status;   /* of the reply */
 };
 
@@ -55,7 +57,7 @@ static void pass_free(struct http_pass *p)
 static void pass_fail(struct http_pass *p, int code)
 {
 	char text[512];
-	if (http_failed(p->conn) < 0 || p->state == PASS_GOING) {
+	if (http_failed(p->conn) < 0 || p->started) {
 		http_abort(p->conn, http_failed(p->conn) < 0 ? http_failed(p->conn) : code);
 	} else {
 		snprintf(text, sizeof(text), "%s%s",
@@ -142,6 +144,22 @@ void http_pass_refuse(struct http_pass *p, int status, const char *message)
 
 /* --- the reply --- */
 
+/* The reply's fields out of its head. */
+static void parse_answer(struct http_pass *p, struct http_head *h)
+{
+	struct http_err err;
+	ssize_t n = http_response_parse(h, buf_data(&p->answer), 0, HTTP_HEAD_MAX, &err);
+	BUG_ON(n <= 0); /* we wrote it */
+}
+
+static void start_reply(struct http_pass *p)
+{
+	struct http_head h;
+	parse_answer(p, &h);
+	http_reply_start(p->conn, h.status, h.field, h.nfields);
+	p->started = true;
+}
+
 static int pass_sent(struct http_pass *p)
 {
 	struct http_edits ed = { .n = 0 };
@@ -161,24 +179,10 @@ static int pass_sent(struct http_pass *p)
 		r = http_put_head(&p->answer, &h, ed.e, ed.n);
 	if (r < 0)
 		return -ERR_HTTP;
-	p->state = PASS_ANSWERING;
+	if (p->ops->way != HTTP_PASS_WHOLE)
+		start_reply(p);
+	p->state = p->ops->way == HTTP_PASS_END_HELD ? PASS_GOING : PASS_ANSWERING;
 	return 0;
-}
-
-/* The reply's fields out of its head. */
-static void parse_answer(struct http_pass *p, struct http_head *h)
-{
-	struct http_err err;
-	ssize_t n = http_response_parse(h, buf_data(&p->answer), 0, HTTP_HEAD_MAX, &err);
-	BUG_ON(n <= 0); /* we wrote it */
-}
-
-static void start_going(struct http_pass *p)
-{
-	struct http_head h;
-	parse_answer(p, &h);
-	http_reply_start(p->conn, h.status, h.field, h.nfields);
-	p->state = PASS_GOING;
 }
 
 static int pass_answering(struct http_pass *p)
@@ -188,7 +192,10 @@ static int pass_answering(struct http_pass *p)
 		if (room.iov_len == 0) {
 			if (p->ops->too_long)
 				p->ops->too_long(p->arg, p->body.max);
-			start_going(p);
+			if (!p->started)
+				start_reply(p);
+			p->let_go = true;
+			p->state = PASS_GOING;
 			return 0;
 		}
 		ssize_t n = http_client_read(p->up, room.iov_base, room.iov_len);
@@ -205,7 +212,8 @@ static int pass_answering(struct http_pass *p)
 
 void http_pass_reply(struct http_pass *p, struct slice body)
 {
-	BUG_ON(p->state != PASS_ANSWERED);
+	BUG_ON(p->state != PASS_ANSWERED || (p->started && body.p));
+	p->let_go = true;
 	if (body.p) {
 		struct buf copy;
 		buf_init(&copy, body.n);
@@ -216,13 +224,15 @@ void http_pass_reply(struct http_pass *p, struct slice body)
 	if (http_failed(p->conn) < 0) {
 		http_abort(p->conn, http_failed(p->conn));
 		pass_free(p);
-	} else if (p->body.len <= REPLY_ONCE) {
+	} else if (p->body.len <= REPLY_ONCE && !p->started) {
 		struct http_head h;
 		parse_answer(p, &h);
 		http_reply(p->conn, h.status, h.field, h.nfields, buf_data(&p->body));
 		pass_free(p);
 	} else {
-		start_going(p);
+		if (!p->started)
+			start_reply(p);
+		p->state = PASS_GOING;
 		task_wake(http_conn_stream(p->conn)->rx, &p->task);
 	}
 }
@@ -238,8 +248,12 @@ static int pass_going(struct http_pass *p)
 				return (int)n;
 			buf_drop(&p->body, (size_t)n);
 		}
-		if (p->up_done)
+		if (p->up_done && p->let_go)
 			return 1;
+		if (p->up_done) {
+			p->state = PASS_ANSWERED;
+			return 0;
+		}
 		struct iovec room = buf_room_for(&p->body, PIECE);
 		ssize_t n =
 		    http_client_read(p->up, room.iov_base, MIN(room.iov_len, (size_t)PIECE));

@@ -14,6 +14,13 @@
 
 struct http_pass;
 
+/* How the reply goes by. */
+enum http_pass_way {
+	HTTP_PASS_WHOLE = 0, /* all of it is held, and may be changed */
+	HTTP_PASS_BODY_HELD, /* its head goes at once, its body when it is let go (unchanged) */
+	HTTP_PASS_END_HELD   /* all goes as it comes but for the end: answered with no body then */
+};
+
 /* All are called from the pass's task, none from inside a verb. */
 struct http_pass_ops {
 	/* The request is all here: answer with http_pass_send or http_pass_refuse, now or later. */
@@ -24,6 +31,7 @@ struct http_pass_ops {
 	void (*too_long)(void *arg, size_t limit);
 	/* The exchange is over, however it ended, and the pass is gone. Once. */
 	void (*over)(void *arg);
+	enum http_pass_way way;
 };
 
 /* Final verb of an exchange (server.h), from the handler, before anything of the body was read.

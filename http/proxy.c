@@ -280,6 +280,8 @@ static int recv_final(struct http_proxy *px, struct http_head *h, struct slice r
 	c->log.status = h->status;
 	px->recv = RECV_BODY;
 	px->raw = raw;
+	if (raw && px->via->relayed)
+		px->up = px->via->relayed(px->via->arg, &request, px->up);
 	px->watch = true;
 	return 0;
 }

@@ -28,6 +28,9 @@ struct http_upstream {
 	 * response NULL, when the request is sent: might it? NULL: never. */
 	bool (*hijack)(void *arg, const struct http_head *request,
 		       const struct http_head *response);
+	/* The connection becomes raw bytes now: the stream to relay to, which may be one around up.
+	 * NULL: up itself. */
+	struct stream *(*relayed)(void *arg, const struct http_head *request, struct stream *up);
 	void *arg;
 };
 

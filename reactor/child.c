@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/pidfd.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
@@ -24,7 +25,7 @@ struct child {
 	struct handle pidfd;
 	pid_t pid;
 	int pty; /* for its size; -1 */
-	struct stream *in, *out, *err;
+	struct stream *in, *out, *err, *channel;
 	bool exited;    /* a zombie now */
 	bool lingering; /* child_free was called before the end */
 	bool killed;    /* with SIGKILL */
@@ -48,6 +49,7 @@ struct report {
 /* Both sides' descriptors, -1 where there is none. */
 struct ends {
 	int in[2], out[2], err[2], report[2]; /* [0] is read from */
+	int channel[2];                       /* [0] is ours */
 	int pty, tty;
 };
 
@@ -112,28 +114,30 @@ static void reset_signals(void)
 
 static _Noreturn void child_main(const struct child_options *opt, const struct ends *e)
 {
-	/* Above 2 first, wherever they are: stdio must not overwrite what is still to be placed. */
-	int report = fcntl(e->report[1], F_DUPFD_CLOEXEC, 3);
+	/* Above the last first, wherever they are: what is placed must not overwrite what is still
+	 * to be. */
+	const int n = opt->channel ? 4 : 3;
+	int report = fcntl(e->report[1], F_DUPFD_CLOEXEC, n);
 	if (report == -1)
 		give_up(e->report[1], false);
-	int from[3] = { e->tty, e->tty, e->tty };
+	int from[4] = { e->tty, e->tty, e->tty, e->channel[1] };
 	if (!opt->tty) {
 		from[0] = e->in[0];
 		from[1] = e->out[1];
 		from[2] = opt->merge_stderr ? e->out[1] : e->err[1];
 	}
-	for (int i = 0; i < 3; i++)
-		if ((from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 3)) == -1)
+	for (int i = 0; i < n; i++)
+		if ((from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, n)) == -1)
 			give_up(report, false);
 
 	setsid();
 	if (opt->tty && ioctl(from[0], TIOCSCTTY, 0) == -1)
 		give_up(report, false);
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < n; i++)
 		if (dup2(from[i], i) == -1)
 			give_up(report, false);
 	/* Everything is marked already; this is for what a library may have opened. */
-	close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
+	close_range((unsigned)n, ~0U, CLOSE_RANGE_CLOEXEC);
 
 	struct rlimit lim;
 	if (getrlimit(RLIMIT_NOFILE, &lim) == 0) {
@@ -158,8 +162,9 @@ static void close_fd(int *fd)
 
 static void ends_close(struct ends *e)
 {
-	int *all[] = { &e->in[0],  &e->in[1],     &e->out[0],    &e->out[1], &e->err[0],
-		       &e->err[1], &e->report[0], &e->report[1], &e->pty,    &e->tty };
+	int *all[] = { &e->in[0],  &e->in[1],  &e->out[0],     &e->out[1],
+		       &e->err[0], &e->err[1], &e->report[0],  &e->report[1],
+		       &e->pty,    &e->tty,    &e->channel[0], &e->channel[1] };
 	for (size_t i = 0; i < ARRAY_LEN(all); i++)
 		close_fd(all[i]);
 }
@@ -170,6 +175,14 @@ static int open_pipe(int fd[2], int ours)
 	if (pipe2(fd, O_CLOEXEC) == -1)
 		return -errno;
 	return fcntl(fd[ours], F_SETFL, O_NONBLOCK) == -1 ? -errno : 0;
+}
+
+/* The child's end blocks, like its stdio. */
+static int open_channel(int fd[2])
+{
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd) == -1)
+		return -errno;
+	return fcntl(fd[0], F_SETFL, O_NONBLOCK) == -1 ? -errno : 0;
 }
 
 static int open_pty(struct ends *e, unsigned short rows, unsigned short cols)
@@ -189,8 +202,10 @@ static int open_pty(struct ends *e, unsigned short rows, unsigned short cols)
 
 static int ends_open(struct ends *e, const struct child_options *opt)
 {
-	*e = (struct ends){ { -1, -1 }, { -1, -1 }, { -1, -1 }, { -1, -1 }, -1, -1 };
+	*e = (struct ends){ { -1, -1 }, { -1, -1 }, { -1, -1 }, { -1, -1 }, { -1, -1 }, -1, -1 };
 	int r = open_pipe(e->report, 0);
+	if (r == 0 && opt->channel)
+		r = open_channel(e->channel);
 	if (r == 0 && opt->tty)
 		return open_pty(e, opt->rows, opt->cols);
 	if (r == 0)
@@ -273,6 +288,7 @@ struct child *child_spawn(struct reactor *rx, const struct child_options *opt,
 	close_fd(&e.out[1]);
 	close_fd(&e.err[1]);
 	close_fd(&e.report[1]);
+	close_fd(&e.channel[1]);
 	close_fd(&e.tty);
 	if (r > 0)
 		r = watch(c, &e.report[0]);
@@ -287,6 +303,7 @@ struct child *child_spawn(struct reactor *rx, const struct child_options *opt,
 	c->in = take_end(rx, opt->tty ? &e.pty : &e.in[1]);
 	c->out = take_end(rx, &e.out[0]);
 	c->err = take_end(rx, &e.err[0]);
+	c->channel = take_end(rx, &e.channel[0]);
 	list_add_tail(&living, &c->link);
 	return c;
 }
@@ -373,6 +390,7 @@ void child_free(struct child *c)
 	stream_close(c->in, 0);
 	stream_close(c->out, 0);
 	stream_close(c->err, 0);
+	stream_close(c->channel, 0);
 	close_fd(&c->pty);
 	if (c->report.fd != -1)
 		handle_close(&c->report);
@@ -427,6 +445,11 @@ struct stream *child_stdout(struct child *c)
 struct stream *child_stderr(struct child *c)
 {
 	return hand_out(&c->err);
+}
+
+struct stream *child_channel(struct child *c)
+{
+	return hand_out(&c->channel);
 }
 
 int child_pid(const struct child *c)

@@ -15,6 +15,7 @@ struct child_options {
 	bool tty;          /* a new pty is its controlling terminal; stdin, stdout are one stream */
 	unsigned short rows, cols; /* tty: initial size, 0 = unset */
 	bool merge_stderr;         /* no tty: stderr goes where stdout goes */
+	bool channel;              /* one end of a socketpair is its fd 3 */
 };
 
 struct child_status {
@@ -40,6 +41,8 @@ struct child *child_spawn(struct reactor *, const struct child_options *opt,
 struct stream *child_stdin(struct child *);
 struct stream *child_stdout(struct child *);
 struct stream *child_stderr(struct child *);
+/* Our end of the channel, both ways, NULL without one; handed out once, like these. */
+struct stream *child_channel(struct child *);
 int child_pid(const struct child *);
 /* Sends signo to the process group: 0 or -errno. Until child_free that is safe also after ended:
  * the process stays a zombie so long, so that its number can be nobody else's, and reaches

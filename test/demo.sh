@@ -86,7 +86,8 @@ remote dockerd --data-root "$work/docker" --config-file "$work/daemon.json" -H u
 	>"$work/dockerd.log" 2>&1 &
 printf '\n  remote$ guest --port 443 --server-cert server.crt --server-key server.key --ca-certs ca.crt\n'
 remote "$bin/guest" --port 443 --server-cert "$work/certs/server.crt" --server-key "$work/certs/server.key" \
-	--ca-certs "$work/certs/ca.crt" >"$work/guest.log" 2>&1 &
+	--ca-certs "$work/certs/ca.crt" --sync-root "$work/remote-files" --state-dir "$work/remote-state" \
+	>"$work/guest.log" 2>&1 &
 until_ok dockerd remote docker -H unix:///run/docker.sock version
 
 title "On the laptop: tsctl, one connection to $name, and a Docker API on 127.0.0.1:2375"
@@ -104,7 +105,7 @@ show "docker info --format 'the engine runs on: {{.Name}}'"
 title "An image travels up, containers run there, their output comes back"
 mkdir -p image/bin
 cp /bin/busybox image/bin/
-for applet in sh cat echo httpd sleep wc hostname seq; do ln -s busybox "image/bin/$applet"; done
+for applet in sh cat date echo httpd ls sleep wc hostname seq; do ln -s busybox "image/bin/$applet"; done
 show "tar -C image -c . | docker import - busybox"
 show "docker run --rm busybox echo hello from a container"
 show "printf 'typed here, counted there' | docker run -i --rm busybox wc -c"
@@ -138,6 +139,31 @@ fi
 sed 's/^/    /' taken
 show "docker rm -f web"
 [ "$(busybox wget -qO- http://localhost:8080/ 2>/dev/null)" = "" ]
+
+title "A directory of the laptop in a container, as with a local engine: an edit here is served there"
+mkdir -p site/cgi-bin
+cd site
+echo 'first version' >index.html
+printf '#!/bin/sh\ncat >/app/"$QUERY_STRING"\necho "Content-Type: text/plain"; echo; echo thanks\n' >cgi-bin/upload
+chmod +x cgi-bin/upload
+show 'docker run -d -p 8080:80 -v $(pwd):/app --name site busybox httpd -f -h /app'
+page() { [ "$(busybox wget -qO- http://localhost:8080/)" = "$1" ]; }
+until_ok "the web server" page 'first version'
+show "busybox wget -qO- http://localhost:8080/"
+show "echo 'second version' >index.html"
+until_ok "the second version" page 'second version'
+show "busybox wget -qO- http://localhost:8080/"
+show "docker inspect -f '{{(index .Mounts 0).Source}}' site"
+
+title "An upload there appears here; what a container wrote is here when docker run returns"
+show "busybox wget -qO- --post-data 'bytes of an upload' 'http://localhost:8080/cgi-bin/upload?photo.txt'"
+until_ok "the upload" grep -q upload photo.txt
+show "cat photo.txt; echo"
+show 'docker run --rm -v $(pwd):/app busybox sh -c "wc -c </app/photo.txt >/app/count" && cat count'
+[ "$(cat count)" = 18 ]
+show "tsctl status"
+show "docker rm -f site"
+cd "$work"
 
 title "host-exec: any command of the remote host, its output and its exit status"
 show "tsctl host-exec --server-addr $name:443 $(tls) -- hostname"

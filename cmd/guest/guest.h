@@ -45,6 +45,10 @@ struct guest {
 	struct list sessions; /* tunnels that are up */
 	struct list watchers; /* children that look for listeners */
 	size_t nwatchers;
+	struct list syncs; /* streams of kind sync */
+	size_t nsyncs;
+	char *sync_root; /* that of the policy, or the default; NULL: none */
+	char *state_dir; /* NULL: none */
 	uint64_t started_ms;
 	size_t tunnels;
 	uint64_t tunnels_total, bytes_in, bytes_out; /* bytes: of tunnels that have ended */
@@ -106,6 +110,23 @@ void files_directories(struct guest *, struct http_conn *, const struct http_hea
 /* 0, and the stream is taken; or a code, with a sentence, and it is not. */
 int listeners_start(struct guest *, struct stream *, struct json_doc *, char *why, size_t whylen);
 void listeners_end_all(struct guest *);
+
+/* --- syncs.c: files kept alike --- */
+/* 0, and the stream is taken; or a code, with a sentence, and it is not. */
+int sync_start(struct session *, struct stream *, struct json_doc *, char *why, size_t whylen);
+/* Kind sync-root: says where the files of an owner's containers are, and closes the stream; or a
+ * code, with a sentence, and it does not. */
+int sync_root_tell(const struct guest *, struct stream *, struct json_doc *, char *why,
+		   size_t whylen);
+void syncs_end_all(struct guest *);
+/* At start: where syncs are and what is remembered of them. state_dir NULL: the default. 0, or
+ * -EINVAL with a sentence. */
+int syncs_init(struct guest *, const char *state_dir, char *err, size_t errlen);
+/* "guest sync-worker ROOT STORE [BASE]", argv from ROOT on. BASE: ROOT must be below it, and no
+ * symlink there is followed. Returns the exit status. */
+int syncs_worker_main(int argc, char **argv);
+/* Makes these directories; what fails is logged only. */
+void syncs_make_dirs(const struct guest *);
 
 /* --- command.c: the plain exec endpoint --- */
 void command_start(struct guest *, struct http_conn *, const struct http_head *);

@@ -14,7 +14,7 @@
 enum { HANDSHAKE_MS = 10000, STREAM_GRACE_MS = 10000, CAS_MAX = 32 };
 
 struct flags {
-	const char *listen, *docker, *log_level, *cert, *key;
+	const char *listen, *docker, *log_level, *cert, *key, *state_dir;
 	struct opt_list cas;
 	int port, max_children, max_conns;
 	uint64_t grace_ms;
@@ -67,7 +67,13 @@ static const struct opt opts[] = {
 	  "loopback, nothing once something else is narrowed)",
 	  0, 0, false },
 	{ OPT_STRING, "sync-root", 0, &guest.policy.sync_root, "DIR",
-	  "with --no-exec: the one directory that clients may write files to", 0, 0, false },
+	  "where files of containers are kept (default for root: /var/lib/tstunnel/sync); with "
+	  "--no-exec the one directory that clients may write files to",
+	  0, 0, false },
+	{ OPT_STRING, "state-dir", 0, &flags.state_dir, "DIR",
+	  "what is remembered of syncs (default for root: /var/lib/tstunnel, else "
+	  "$XDG_STATE_HOME/tstunnel)",
+	  0, 0, false },
 	{ OPT_HEADING, NULL, 0, NULL, NULL, "Limits and logs", 0, 0, false },
 	{ OPT_INT, "max-connections", 0, &flags.max_conns, "N",
 	  "connections at once (default 20000)", 1, 1000000, false },
@@ -240,6 +246,7 @@ static void on_signal(void *arg, int signo)
 	timer_set(g->rx, &g->grace, g->grace_ms);
 	http_server_drain(&g->http);
 	listeners_end_all(g);
+	syncs_end_all(g);
 	sessions_goaway(g);
 }
 
@@ -274,8 +281,10 @@ static int run(struct guest *g, const struct addr *a)
 		 : g->tls_options.require_client_cert ? "mutual"
 						      : "server",
 		 addr_text(&g->docker), TSTUNNEL_VERSION);
+	syncs_make_dirs(g);
 	int code = reactor_run(g->rx);
 	listeners_end_all(g);
+	syncs_end_all(g);
 	sessions_abort(g);
 	http_server_abort(&g->http);
 	listener_close(g->listener);
@@ -294,7 +303,7 @@ int main(int argc, char **argv)
 	if (argc > 1 && strcmp(argv[1], LISTENERS_NAME) == 0)
 		return listeners_main(argc, argv);
 	if (argc > 1 && strcmp(argv[1], SYNC_WORKER_NAME) == 0)
-		return sync_far_main(argc - 2, argv + 2);
+		return syncs_worker_main(argc - 2, argv + 2);
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
 		return first == 0 ? 0 : 2;
@@ -321,12 +330,16 @@ int main(int argc, char **argv)
 	list_init(&g->sessions);
 	list_init(&g->watchers);
 	if (addr_parse_stream(&g->docker, slice_str(flags.docker), 2375, err, sizeof(err)) < 0 ||
-	    policy_check(&g->policy, err, sizeof(err)) < 0 || tls_setup(err, sizeof(err)) < 0 ||
-	    listen_address(&a, err, sizeof(err)) < 0 || listen_check(&a, err, sizeof(err)) < 0)
+	    policy_check(&g->policy, err, sizeof(err)) < 0 ||
+	    syncs_init(g, flags.state_dir, err, sizeof(err)) < 0 ||
+	    tls_setup(err, sizeof(err)) < 0 || listen_address(&a, err, sizeof(err)) < 0 ||
+	    listen_check(&a, err, sizeof(err)) < 0)
 		return fail(err);
 	g->plain_host_check = !g->tls && a.kind == ADDR_TCP && addr_is_loopback(&a);
 	g->rx = reactor_new();
 	int code = run(g, &a);
 	tls_config_unref(g->tls);
+	free(g->sync_root);
+	free(g->state_dir);
 	return code;
 }

@@ -84,6 +84,10 @@ static void session_opened(void *arg, struct stream *s, struct slice json)
 	} else if (slice_eq(kind, SLICE("listeners"))) {
 		/* Who may use the engine may know: no policy narrows it. */
 		r = listeners_start(g, s, doc, why, sizeof(why));
+	} else if (slice_eq(kind, SLICE("sync"))) {
+		r = sync_start(se, s, doc, why, sizeof(why));
+	} else if (slice_eq(kind, SLICE("sync-root"))) {
+		r = sync_root_tell(g, s, doc, why, sizeof(why));
 	} else if (slice_eq(kind, SLICE("docker"))) {
 		r = engine_of(g, doc, &to, why, sizeof(why));
 		if (r == 0)

@@ -212,6 +212,16 @@ static int directories(const char *root)
 	return e;
 }
 
+int worker_open_dir(const char *root, const char *path)
+{
+	char *inside = xasprintf("%s/", path); /* the last component is a parent, too */
+	const char *name;
+	int fd = path_is_plain(inside) ? open_parent(root, inside, true, &name) : -1;
+	int e = path_is_plain(inside) ? errno : EINVAL;
+	free(inside);
+	return fd == -1 ? -e : fd;
+}
+
 int worker_main(int argc, char **argv)
 {
 	umask(022);

@@ -16,4 +16,8 @@
 /* argv[0] is the program, argv[1] WORKER_NAME. Returns the exit status. */
 int worker_main(int argc, char **argv);
 
+/* Opens (O_PATH) the directory path, which lies below root, and makes what is missing; no symlink
+ * below root is followed. The fd, or -errno. */
+int worker_open_dir(const char *root, const char *path);
+
 #endif

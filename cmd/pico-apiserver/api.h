@@ -105,9 +105,17 @@ void session_get_file(struct call *, const struct http_head *, struct slice id);
 struct box_run *run_start(struct server *, struct session *, const struct box_command *,
 			  void (*ended)(void *arg, const struct child_status *), void *arg,
 			  int *err);
+/* Ends stdin, which over SSH is the same stream as stdout; *in is NULL then. */
+void run_end_input(struct stream **in, const struct stream *out);
+/* Closes stdout (or stderr), and stdin if it is the same. */
+void run_end_output(struct stream **out, struct stream **in);
 /* --- run_ssh.c: the same over SSH, for backends that have no way of their own --- */
 struct box_run *run_over_ssh(struct server *, struct session *, const struct box_command *,
 			     void (*ended)(void *arg, const struct child_status *), void *arg,
 			     int *err);
+
+/* --- server_key.c --- */
+/* The key pair in dir, made if there is none: 0, or negative with a sentence. */
+int server_key_load(struct server *, const char *dir, char *err, size_t errlen);
 
 #endif

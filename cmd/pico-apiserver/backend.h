@@ -87,7 +87,8 @@ struct box_command {
 /* A command that runs; made by run below. Streams like those of child.h. */
 struct box_run {
 	const struct box_run_ops *ops;
-	struct stream *in, *out, *err; /* the caller takes them by setting them to NULL */
+	/* The caller takes them by setting them to NULL. in may be the same stream as out. */
+	struct stream *in, *out, *err;
 };
 
 struct box_run_ops {
@@ -128,7 +129,8 @@ struct backend_ops {
 	/* Destroys one that list has found and nobody wants. done may be NULL. */
 	void (*remove)(struct backend *, const struct box_found *, box_done *, void *arg);
 
-	/* Runs a command as the box's user, on its own way. NULL (the function): exec.c goes
+	/* Runs a command as the box's user, on its own way; the run may outlive the box (it ends
+	 * with it, though). NULL (the function): exec.c goes
 	 * through connect and SSH with the server's key. ended comes once, from a task. NULL and
 	 * -errno in *err when it could not even be asked for. */
 	struct box_run *(*run)(struct box *, const struct box_command *,

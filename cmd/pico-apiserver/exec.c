@@ -56,11 +56,11 @@ static void job_free(struct job *j)
 		session_touch(s);
 	}
 	timer_clear(sv->rx, &j->timer);
-	stream_close(j->in, 0);
 	for (size_t i = 0; i < 2; i++) {
-		stream_close(j->out[i].s, 0);
+		run_end_output(&j->out[i].s, &j->in);
 		buf_end(&j->out[i].held);
 	}
+	stream_close(j->in, 0);
 	if (j->run)
 		j->run->ops->free(j->run);
 	buf_end(&j->input);
@@ -156,10 +156,8 @@ static bool read_output(struct job *j, struct output *o)
 		if (n == -EAGAIN)
 			return some;
 		some = true;
-		if (n <= 0) {
-			stream_close(o->s, 0);
-			o->s = NULL;
-		}
+		if (n <= 0)
+			run_end_output(&o->s, &j->in);
 	}
 	return some;
 }
@@ -176,8 +174,7 @@ static void feed(struct job *j)
 		else
 			buf_drop(&j->input, (size_t)n);
 	}
-	stream_close(j->in, 0);
-	j->in = NULL;
+	run_end_input(&j->in, j->out[0].s);
 }
 
 /* Writes j->reply: 0, -EAGAIN or fatal. */

@@ -4,7 +4,6 @@
  * the user could not reach anyway, and all backends work alike. It resolves symbolic links first
  * and refuses what leads out of /workspace. */
 #include <errno.h>
-#include <signal.h>
 
 #include "cmd/pico-apiserver/api.h"
 #include "http/url.h"
@@ -34,7 +33,7 @@ static const char put_script[] = SCRIPT_COMMON
     "mkdir -p -- \"$d\" || exit 45\n"
     "[ -d \"$d/$n\" ] && { echo 'that is a directory' >&2; exit 45; }\n"
     "t=$(mktemp -- \"$d/.upload.XXXXXXXX\") || exit 46\n"
-    "trap 'rm -f -- \"$t\"' EXIT; trap 'exit 46' HUP TERM INT\n"
+    "trap 'rm -f -- \"$t\"' EXIT; trap 'exit 46' HUP TERM INT; trap '' PIPE\n"
     "cat >\"$t\" || exit 47\n"
     "[ \"$(tail -c 32 -- \"$t\")\" = \"$2\" ] || { echo 'the upload broke off' >&2; exit 46; }\n"
     "truncate -s -32 -- \"$t\" && chmod \"$3\" -- \"$t\" && mv -fT -- \"$t\" \"$d/$n\" || exit 46\n"
@@ -44,7 +43,8 @@ static const char get_script[] = SCRIPT_COMMON
     "r=$(realpath -e -- \"$p\" 2>/dev/null) || { r=$(realpath -m -- \"$p\"); inside \"$r\"; "
     "echo 'no such file' >&2; exit 44; }\n"
     "inside \"$r\"; [ -f \"$r\" ] || { echo 'that is no regular file' >&2; exit 45; }\n"
-    "exec <\"$r\" || exit 43; s=$(stat -Lc %s /dev/stdin) && echo \"$s\" && exec head -c \"$s\"\n";
+    "[ -r \"$r\" ] || { echo 'no permission to read it' >&2; exit 43; }; "
+    "exec <\"$r\"; s=$(stat -Lc %s /dev/stdin) && echo \"$s\" && exec head -c \"$s\"\n";
 
 struct transfer {
 	struct call *c;
@@ -60,26 +60,38 @@ struct transfer {
 	struct child_status status;
 };
 
-static void transfer_free(struct transfer *t, bool hang_up)
+static void transfer_end(struct transfer *t)
 {
-	bool expired;
-	struct session *s =
-	    session_find(&t->c->sv->sessions, t->c->owner, slice_str(t->id), &expired);
-	if (s && t->run) {
-		s->busy--;
-		session_touch(s);
-	}
-	if (t->run && hang_up && !t->ended)
-		t->run->ops->kill(t->run, SIGHUP); /* before it sees the end of its input */
+	run_end_output(&t->out, &t->in);
 	stream_close(t->in, 0);
-	stream_close(t->out, 0);
 	stream_close(t->err, 0);
 	if (t->run)
 		t->run->ops->free(t->run);
 	buf_end(&t->held);
 	buf_end(&t->said);
-	t->c->state = NULL;
 	free(t);
+}
+
+/* hang_up: the script sees an end without the token, and gets to clean up after itself. */
+static void transfer_free(struct transfer *t, bool hang_up)
+{
+	bool expired;
+	struct call *c = t->c;
+	struct session *s = session_find(&c->sv->sessions, c->owner, slice_str(t->id), &expired);
+	if (s && t->run) {
+		s->busy--;
+		session_touch(s);
+	}
+	c->state = NULL;
+	if (!hang_up || !t->put || t->ended) {
+		transfer_end(t);
+		return;
+	}
+	run_end_output(&t->out, &t->in);
+	run_end_output(&t->err, &t->in);
+	stream_close(t->in, 0);
+	t->in = NULL;
+	t->c = NULL; /* on_ended has the rest */
 }
 
 static void client_left(struct call *c)
@@ -136,9 +148,8 @@ static int feed(struct transfer *t)
 		if (t->held.len) {
 			struct slice d = buf_data(&t->held);
 			ssize_t n = t->in ? stream_write(t->in, d.p, d.n) : (ssize_t)d.n;
-			if (n == -EPIPE) { /* it has given up, and says why */
-				stream_close(t->in, 0);
-				t->in = NULL;
+			if (n < 0 && n != -EAGAIN) { /* it has given up, and says why */
+				run_end_input(&t->in, t->out);
 				continue;
 			}
 			if (n < 0)
@@ -156,8 +167,7 @@ static int feed(struct transfer *t)
 			buf_put(&t->held, slice_str(t->token));
 		}
 	}
-	stream_close(t->in, 0);
-	t->in = NULL;
+	run_end_input(&t->in, t->out);
 	return 0;
 }
 
@@ -271,10 +281,8 @@ static void get_step(struct call *c)
 		buf_added(&t->held, n > 0 ? (size_t)n : 0);
 		if (n == -EAGAIN)
 			return;
-		if (n <= 0) {
-			stream_close(t->out, 0);
-			t->out = NULL;
-		}
+		if (n <= 0)
+			run_end_output(&t->out, &t->in);
 	}
 	if (!t->ended || t->err)
 		return;
@@ -289,12 +297,13 @@ static void get_step(struct call *c)
 static void on_ended(void *arg, const struct child_status *st)
 {
 	struct transfer *t = arg;
+	if (!t->c) {
+		transfer_end(t);
+		return;
+	}
 	t->ended = true;
 	t->status = *st;
-	if (t->in) { /* read the rest of the body away */
-		stream_close(t->in, 0);
-		t->in = NULL;
-	}
+	run_end_input(&t->in, t->out); /* the rest of the body is read away */
 	task_wake(t->c->sv->rx, &t->c->task);
 }
 
@@ -327,12 +336,9 @@ static void go(struct call *c, struct session *s)
 	t->err = t->run->err;
 	t->run->in = t->run->out = t->run->err = NULL;
 	c->state = t;
-	if (!t->put) {
-		stream_close(t->in, 0);
-		t->in = NULL;
-	} else {
-		stream_bind(t->in, &c->task);
-	}
+	stream_bind(t->in, &c->task);
+	if (!t->put)
+		run_end_input(&t->in, t->out);
 	stream_bind(t->out, &c->task);
 	stream_bind(t->err, &c->task);
 	call_wait(c, t->put ? put_step : get_step, client_left);

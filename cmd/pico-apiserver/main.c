@@ -118,12 +118,6 @@ static const struct opt_command command = {
 		"The API: docs/sandboxes.md.\n",
 };
 
-/* Not there until their files are. */
-#pragma weak backend_docker_new
-#pragma weak backend_kubernetes_new
-#pragma weak backend_docker_here
-#pragma weak backend_kubernetes_here
-
 static int fail(const char *text)
 {
 	fprintf(stderr, "Error: %s\n", text);
@@ -210,11 +204,11 @@ static int backend_setup(char *err, size_t errlen)
 		return -EINVAL;
 	}
 	if (strcmp(name, "auto") == 0)
-		name = backend_kubernetes_here && backend_kubernetes_here() ? "kubernetes"
-		       : backend_docker_here && backend_docker_here(bo)     ? "docker"
-									    : "process";
+		name = backend_kubernetes_here() ? "kubernetes"
+		       : backend_docker_here(bo) ? "docker"
+						 : "process";
 	for (size_t i = 0; i < ARRAY_LEN(all); i++)
-		if (strcmp(all[i].name, name) == 0 && all[i].make) {
+		if (strcmp(all[i].name, name) == 0) {
 			server.backend = all[i].make(server.rx, bo, err, errlen);
 			return server.backend ? 0 : -EINVAL;
 		}
@@ -341,10 +335,13 @@ static int run(struct server *sv, const struct addr *a, char *err, size_t errlen
 						  .max = (size_t)flags.max_sessions,
 						  .max_per_user = (size_t)flags.max_per_user,
 						  .image = bo->image };
-		code = serve(sv, a);
+		code = server_key_load(sv, flags.state_dir, err, errlen) < 0 ? fail(err)
+									     : serve(sv, a);
 		listener_close(sv->listener);
 		http_server_abort(&sv->http);
-		sessions_free(&sv->sessions);
+		if (sv->sessions.all.next)
+			sessions_free(&sv->sessions);
+		ssh_key_free(sv->ssh_key);
 		sv->backend->ops->close(sv->backend);
 		child_kill_lingering();
 		stream_linger_end();

@@ -51,7 +51,7 @@ static struct session *add(struct sessions *set, struct sandbox_record *r)
 	/* Records come in any order. */
 	struct list *before = set->all.prev;
 	while (before != &set->all &&
-	       container_of(before, struct session, link)->r.created > s->r.created)
+	       container_of(before, struct session, link)->r.order > s->r.order)
 		before = before->prev;
 	list_init(&s->link);
 	s->link.next = before->next;
@@ -333,6 +333,17 @@ static bool name_taken(struct sessions *set, const char *name)
 	return false;
 }
 
+/* Later than all that there are, also after a restart. */
+static int64_t next_order(struct sessions *set)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_REALTIME, &ts);
+	int64_t us = (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000, last = 0;
+	if (!list_empty(&set->all))
+		last = container_of(set->all.prev, struct session, link)->r.order;
+	return MAX(us, last + 1);
+}
+
 static struct box_spec spec_of(const struct session *s)
 {
 	return (struct box_spec){ .id = s->r.id,
@@ -365,6 +376,7 @@ struct session *session_create(struct sessions *set, const char *owner, struct s
 		snprintf(r.name, sizeof(r.name), "sandbox-%s", r.id);
 	r.created = r.active = now_s();
 	r.expires = r.created + q->ttl;
+	r.order = next_order(set);
 	/* The intent is on disk before anything exists: whatever happens then is found again. */
 	r.owner = xstrdup(owner);
 	r.image = q->image;

@@ -13,13 +13,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cmd/pico-apiserver/keygen.h"
 #include "cmd/pico-apiserver/sandbox_init.h"
-#include "proto/ssh/wire.h"
-#include "reactor/crypto.h"
 #include "reactor/crypto_cipher.h"
-#include "reactor/crypto_sign.h"
 
-enum { NOFILE = 4096, KEY_FILE_MAX = 1024 };
+enum { NOFILE = 4096 };
 
 /* crypt(3) of "sandbox": the password that the guide prints. */
 #define PASSWORD                                                                                   \
@@ -103,76 +101,12 @@ static int take_etc(const char *name)
 	return make_file(name, 0644, text, (size_t)n);
 }
 
-/* --- SSH host key (PROTOCOL.key of OpenSSH) --- */
-
-static char *add_u32(char *p, uint32_t v)
-{
-	for (int shift = 24; shift >= 0; shift -= 8)
-		*p++ = (char)(v >> shift);
-	return p;
-}
-
-static char *add_bytes(char *p, const void *from, size_t n)
-{
-	p = add_u32(p, (uint32_t)n);
-	memcpy(p, from, n);
-	return p + n;
-}
-
 static int host_key(char fingerprint[64])
 {
-	static const char type[] = "ssh-ed25519", magic[] = "openssh-key-v1";
-	uint8_t seed[32], sum[32];
-	char blob[64], secret[64], private[256], whole[512], text[KEY_FILE_MAX], sum64[48];
-	random_fill(seed, sizeof(seed));
-	struct sign_key *key = sign_ed25519_pair(seed);
-	const uint8_t *public = sign_ed25519_bytes(key);
-
-	char *p = add_bytes(blob, type, sizeof(type) - 1);
-	size_t blob_n = (size_t)(add_bytes(p, public, 32) - blob);
-	memcpy(secret, seed, 32);
-	memcpy(secret + 32, public, 32);
-
-	uint32_t check = arc4random();
-	p = add_u32(add_u32(private, check), check);
-	memcpy(p, blob, blob_n);
-	p = add_bytes(p + blob_n, secret, sizeof(secret));
-	p = add_bytes(p, "sandbox", 7);
-	for (char pad = 1; (p - private) % 8; pad++)
-		*p++ = pad;
-	size_t private_n = (size_t)(p - private);
-
-	memcpy(whole, magic, sizeof(magic));
-	p = add_bytes(whole + sizeof(magic), "none", 4); /* cipher */
-	p = add_bytes(p, "none", 4);                     /* key derivation */
-	p = add_u32(p, 0);                               /* its options */
-	p = add_u32(p, 1);                               /* keys */
-	p = add_bytes(p, blob, blob_n);
-	p = add_bytes(p, private, private_n);
-
-	static const char begin[] = "-----BEGIN OPENSSH PRIVATE KEY-----\n";
-	static const char end[] = "\n-----END OPENSSH PRIVATE KEY-----\n";
-	char coded[KEY_FILE_MAX];
-	base64_put(slice_of(whole, (size_t)(p - whole)), coded);
-	static const char *const padding[] = { "", "==", "=" };
-	size_t n = (size_t)snprintf(text, sizeof(text), "%s%s%s%s", begin, coded,
-				    padding[(size_t)(p - whole) % 3], end);
-
-	struct sha256 h;
-	sha256_init(&h);
-	sha256_add(&h, slice_of(blob, blob_n));
-	sha256_end(&h, sum);
-	base64_put(slice_of(sum, sizeof(sum)), sum64);
-	snprintf(fingerprint, 64, "SHA256:%s", sum64);
-
+	char text[KEYGEN_TEXT_MAX], line[KEYGEN_LINE_MAX];
+	size_t n = keygen(text, line, fingerprint);
 	int r = make_file("etc/ssh/ssh_host_ed25519_key", 0600, text, n);
-	secret_wipe(seed, sizeof(seed));
-	secret_wipe(secret, sizeof(secret));
-	secret_wipe(private, sizeof(private));
-	secret_wipe(whole, sizeof(whole));
-	secret_wipe(coded, sizeof(coded));
 	secret_wipe(text, sizeof(text));
-	sign_key_free(key);
 	return r;
 }
 

@@ -9,6 +9,8 @@ int cmd_stop(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_host_exec(int argc, char **argv);
 int cmd_forward(int argc, char **argv);
+int cmd_sync(int argc, char **argv);
+int cmd_daemon(int argc, char **argv);
 int cmd_certs(int argc, char **argv);
 
 #endif

@@ -27,6 +27,8 @@ static void reply_status(struct control *c, struct http_conn *conn)
 static void handle(struct http_conn *conn, struct http_head *head, void *arg)
 {
 	struct control *c = arg;
+	if (c->syncs && sync_api_handle(c->syncs, conn, head))
+		return;
 	bool status = slice_eq(head->target, SLICE("/status"));
 	bool stop = slice_eq(head->target, SLICE("/stop"));
 	if (status && slice_eq(head->method, SLICE("GET"))) {

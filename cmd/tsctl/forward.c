@@ -192,7 +192,7 @@ static const struct {
 		 { "pause", cmd_forward_pause },
 		 { "resume", cmd_forward_resume },
 		 { "terminate", cmd_forward_terminate },
-		 { "daemon", cmd_forward_daemon } };
+		 { "daemon", cmd_daemon } };
 
 int cmd_forward(int argc, char **argv)
 {
@@ -210,7 +210,7 @@ int cmd_forward(int argc, char **argv)
 			"  pause NAME...     stop listening for a while\n"
 			"  resume NAME...    listen again\n"
 			"  terminate NAME... end them\n"
-			"  daemon            what keeps them; started when it is needed\n\n"
+			"  daemon            what keeps them (tsctl daemon)\n\n"
 			"See 'tsctl forward COMMAND --help'.\n",
 		.stop_at_operand = true,
 	};

@@ -6,9 +6,6 @@
 
 #include "proto/tstunnel/forward.h"
 
-/* The name of the daemon among the instances. */
-#define FORWARD_DAEMON "forwards"
-
 enum { FORWARD_USAGE = 2, FORWARD_LINE_MAX = 4096, FORWARD_WATCH_MS = 5 };
 
 /* What the command line of create says. */
@@ -43,7 +40,5 @@ int cmd_forward_list(int argc, char **argv);
 int cmd_forward_pause(int argc, char **argv);
 int cmd_forward_resume(int argc, char **argv);
 int cmd_forward_terminate(int argc, char **argv);
-/* forward_daemon.c: the daemon itself. */
-int cmd_forward_daemon(int argc, char **argv);
 
 #endif

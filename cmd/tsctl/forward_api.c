@@ -44,9 +44,14 @@ static void reply_json(struct http_conn *c, int status, struct buf *b)
 	http_reply(c, status, &type, 1, buf_data(b));
 }
 
+bool forward_api_busy(const struct forward_api *a)
+{
+	return !list_empty(&a->jobs) || !list_empty(&a->requests);
+}
+
 static void check_idle(struct forward_api *a)
 {
-	if (a->set->n == 0 && list_empty(&a->jobs) && list_empty(&a->requests))
+	if (a->set->n == 0 && !forward_api_busy(a))
 		a->idle(a->arg);
 }
 

@@ -34,6 +34,8 @@ struct forward_api {
 void forward_api_init(struct forward_api *);
 /* For http_server.handle, with the api as its arg. */
 void forward_api_handle(struct http_conn *, struct http_head *, void *api);
+/* Requests are not answered yet. */
+bool forward_api_busy(const struct forward_api *);
 /* Lets go of all requests. */
 void forward_api_end(struct forward_api *);
 

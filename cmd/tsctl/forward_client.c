@@ -1,156 +1,29 @@
 /* tsctl forward create, list, pause, resume, terminate: asks the daemon, which is started when
  * there is none. */
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "cmd/tsctl/ask.h"
+#include "cmd/tsctl/daemon.h"
 #include "cmd/tsctl/forward.h"
 #include "cmd/tsctl/forward_store.h"
-#include "cmd/tsctl/instance.h"
+#include "cmd/tsctl/text.h"
 #include "json/json.h"
 #include "reactor/err.h"
 #include "reactor/opt.h"
 
-enum {
-	START_MS = 20 * 1000, /* for a daemon to come up, and for one that ends to be gone */
-	PAUSE_US = 20 * 1000,
-	ASK_MS = 30 * 1000,
-	CHANGE_MS = 10 * 60 * 1000, /* resume waits for the guests */
-	REQUEST_MAX = 64 * 1024,
-	ERROR_MAX = 4096
-};
+enum { CHANGE_MS = 10 * 60 * 1000 /* resume waits for the guests */, REQUEST_MAX = 64 * 1024 };
 
-/* --- the daemon --- */
-
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
-static void become_daemon(int error_fd)
-{
-	int null = open("/dev/null", O_RDWR);
-	char *const argv[] = { "tsctl", "forward", "daemon", "--detached", NULL };
-	char path[PATH_MAX] = "";
-	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
-	setsid();
-	dup2(null, 0);
-	dup2(null, 1);
-	dup2(error_fd, 2);           /* until it serves, then it has its log */
-	close_range(3, UINT_MAX, 0); /* whatever a script has open, its locks among them */
-	if (n > 0)
-		execv(path, argv); /* so that ps shows its name */
-	execv("/proc/self/exe", argv);
-	fprintf(stderr, "Error: cannot start the daemon: %s\n", err_text(-errno));
-	_exit(1);
-}
-
-/* Starts it and waits until it serves: 0; also when another one runs. Else 1, and its reason was
- * printed. */
-static int start_daemon(void)
-{
-	char text[ERROR_MAX];
-	size_t n = 0;
-	int fd[2];
-	if (pipe2(fd, O_CLOEXEC) == -1)
-		return forward_fail(1, err_text(-errno));
-	pid_t pid = fork();
-	if (pid == 0)
-		become_daemon(fd[1]);
-	close(fd[1]);
-	if (pid == -1) {
-		close(fd[0]);
-		return forward_fail(1, err_text(-errno));
-	}
-	/* It closes the pipe when it serves. What it says before that is why it does not. */
-	for (;;) {
-		ssize_t got = read(fd[0], text + n, sizeof(text) - n);
-		if (got <= 0 && !(got == -1 && errno == EINTR))
-			break;
-		n += got > 0 ? (size_t)got : 0;
-	}
-	close(fd[0]);
-	int status = 0;
-	waitpid(pid, &status, n ? 0 : WNOHANG); /* it lives on: init is its parent soon */
-	if (n == 0 && status == 0)
-		return 0;
-	if (n == 0)
-		return forward_fail(1, "the forwarding daemon ended as soon as it was started");
-	fwrite(text, 1, n, stderr);
-	return 1;
-}
-
-static bool not_there(int r)
-{
-	return r == -ECONNREFUSED || r == -ENOENT;
-}
-
-/* The daemon went away while it was asked. */
-static bool broke_off(int r)
-{
-	return r == -ECONNRESET || r == -EPIPE || r == -ERR_TRUNCATED;
-}
-
-/* Asks the daemon. 0 and *reply; -ENOENT when there is none and there is nothing that one would
- * know about (unless start); or the exit status, positive, after an error message. Every request
- * may be sent twice: *again then, and the first one may have been heard. */
 static int ask(const char *method, const char *path, struct slice body, uint64_t ms, bool start,
 	       struct buf *reply, int *status, bool *again)
 {
-	struct instance i;
-	char err[1024], store[PATH_MAX];
-	*again = false;
-	if (instance_init_single(&i, FORWARD_DAEMON, err, sizeof(err)) < 0 ||
-	    forward_store_path(store, sizeof(store), start, err, sizeof(err)) < 0)
-		return forward_fail(1, err);
-	for (uint64_t give_up = now_ms() + START_MS;;) {
-		int r = control_ask(&i.socket, method, path, body, ms, status, reply);
-		if (r == 0 && *status != 503)
-			return 0;
-		buf_end(reply);
-		if (r < 0 && !not_there(r) && !broke_off(r)) {
-			snprintf(err, sizeof(err),
-				 "the forwarding daemon does not answer on %s: %s", i.socket.path,
-				 err_text(r));
-			return forward_fail(1, err);
-		}
-		*again |= broke_off(r);
-		if (not_there(r)) {
-			if (!start && access(store, F_OK) == -1 && instance_pid(&i) == 0)
-				return -ENOENT;
-			if (start_daemon())
-				return 1;
-		}
-		if (now_ms() > give_up) {
-			snprintf(err, sizeof(err),
-				 "the forwarding daemon (pid %d) neither answers on %s nor ends",
-				 instance_pid(&i), i.socket.path);
-			return forward_fail(1, err);
-		}
-		usleep(PAUSE_US);
-	}
-}
-
-/* The message of an error reply, printed. */
-static int complain(const struct buf *reply, int http_status)
-{
-	struct json_doc *doc = json_parse(buf_data(reply), NULL, NULL);
-	struct slice message = SLICE("");
-	char text[2048];
-	if (doc)
-		json_str(doc, json_find(json_root(doc), "message"), &message);
-	if (message.n)
-		snprintf(text, sizeof(text), "%.*s", SLICE_FMT(message));
-	else
-		snprintf(text, sizeof(text), "the forwarding daemon answered %d", http_status);
-	json_free(doc);
-	return forward_fail(1, text);
+	return daemon_ask(&(struct daemon_request){ .method = method,
+						    .path = path,
+						    .body = body,
+						    .ms = ms,
+						    .state = "forwards.json",
+						    .start = start },
+			  reply, status, again);
 }
 
 /* --- create --- */
@@ -250,7 +123,8 @@ int forward_hand_over(const struct forward_flags *f, struct forward_spec *sp)
 	put_create(&request, f, sp);
 	/* Whoever asks twice is told about the first one: the id is the same. */
 	int r = ask("POST", "/forwards", buf_data(&request),
-		    2 * (f->connect_ms + f->handshake_ms) + ASK_MS, true, &reply, &status, &again);
+		    2 * (f->connect_ms + f->handshake_ms) + DAEMON_ASK_MS, true, &reply, &status,
+		    &again);
 	buf_end(&request);
 	if (r)
 		return r;
@@ -262,7 +136,7 @@ int forward_hand_over(const struct forward_flags *f, struct forward_spec *sp)
 		print_lines(sp, (uint16_t)port);
 		json_free(doc);
 	} else {
-		r = complain(&reply, status);
+		r = daemon_complain(&reply, status);
 	}
 	buf_end(&reply);
 	return r;
@@ -270,45 +144,15 @@ int forward_hand_over(const struct forward_flags *f, struct forward_spec *sp)
 
 /* --- list --- */
 
-static const char *bytes_text(uint64_t n)
-{
-	static const char units[] = "kMGTPE";
-	static char ring[4][16];
-	static unsigned at;
-	char *out = ring[at++ % ARRAY_LEN(ring)];
-	double v = (double)n;
-	int unit = -1;
-	for (; v >= 1000 && unit < 5; unit++)
-		v /= 1000;
-	if (unit < 0)
-		snprintf(out, sizeof(ring[0]), "%u B", (unsigned)n);
-	else
-		snprintf(out, sizeof(ring[0]), "%.1f %cB", v, units[unit]);
-	return out;
-}
-
-static struct slice member(struct json_doc *doc, struct json *object, const char *name)
-{
-	struct slice s = SLICE("");
-	json_str(doc, json_member(object, slice_str(name)), &s);
-	return s;
-}
-
-static uint64_t number(struct json *object, const char *name)
-{
-	uint64_t n = 0;
-	json_u64(json_member(object, slice_str(name)), &n);
-	return n;
-}
-
 static void print_row(struct json_doc *doc, struct json *v, int width)
 {
-	struct slice name = member(doc, v, "name"), reason = member(doc, v, "reason");
+	struct slice name = member_text(doc, v, "name"), reason = member_text(doc, v, "reason");
 	printf("%-8.*s  %-*.*s  %-8.*s  %11llu  %8s  %8s  %.*s -> %.*s\n",
-	       SLICE_FMT(member(doc, v, "id")), width, SLICE_FMT(name.n ? name : SLICE("-")),
-	       SLICE_FMT(member(doc, v, "state")), (unsigned long long)number(v, "connections"),
-	       bytes_text(number(v, "bytes_out")), bytes_text(number(v, "bytes_in")),
-	       SLICE_FMT(member(doc, v, "src")), SLICE_FMT(member(doc, v, "dst")));
+	       SLICE_FMT(member_text(doc, v, "id")), width, SLICE_FMT(name.n ? name : SLICE("-")),
+	       SLICE_FMT(member_text(doc, v, "state")),
+	       (unsigned long long)member_number(v, "connections"),
+	       bytes_text(member_number(v, "bytes_out")), bytes_text(member_number(v, "bytes_in")),
+	       SLICE_FMT(member_text(doc, v, "src")), SLICE_FMT(member_text(doc, v, "dst")));
 	if (reason.n)
 		printf("          %.*s\n", SLICE_FMT(reason));
 }
@@ -317,7 +161,7 @@ static void print_table(struct json_doc *doc, struct json *all)
 {
 	int width = 4;
 	for (struct json *v = json_first(all); v; v = json_next(v))
-		width = MAX(width, (int)member(doc, v, "name").n);
+		width = MAX(width, (int)member_text(doc, v, "name").n);
 	printf("%-8s  %-*s  %-8s  %11s  %8s  %8s  %s\n", "ID", width, "NAME", "STATE",
 	       "CONNECTIONS", "SENT", "RECEIVED", "FORWARD");
 	for (struct json *v = json_first(all); v; v = json_next(v))
@@ -329,19 +173,13 @@ static int print_list(const struct buf *reply, bool as_json)
 	struct json_doc *doc = json_parse(buf_data(reply), NULL, NULL);
 	struct json *all = doc ? json_find(json_root(doc), "forwards") : NULL;
 	if (!all)
-		return forward_fail(1, "the forwarding daemon's answer cannot be understood");
+		return forward_fail(1, "the daemon's answer cannot be understood");
 	if (as_json)
 		printf("%.*s\n", (int)all->raw.n, all->raw.p);
 	else
 		print_table(doc, all);
 	json_free(doc);
 	return 0;
-}
-
-static int unexpected(const char *who, const char *argument)
-{
-	fprintf(stderr, "%s: unexpected argument: %s\nSee '%s --help'.\n", who, argument, who);
-	return FORWARD_USAGE;
 }
 
 int cmd_forward_list(int argc, char **argv)
@@ -361,10 +199,10 @@ int cmd_forward_list(int argc, char **argv)
 	if (first <= 0)
 		return first == 0 ? 0 : FORWARD_USAGE;
 	if (first < argc)
-		return unexpected("tsctl forward list", argv[first]);
+		return unexpected_argument("tsctl forward list", argv[first]);
 	struct buf reply;
 	int status = 0;
-	int r = ask("GET", "/forwards", SLICE(""), ASK_MS, false, &reply, &status, &again);
+	int r = ask("GET", "/forwards", SLICE(""), DAEMON_ASK_MS, false, &reply, &status, &again);
 	if (r == -ENOENT) {
 		buf_init(&reply, 64);
 		buf_puts(&reply, "{\"forwards\":[]}");
@@ -372,7 +210,7 @@ int cmd_forward_list(int argc, char **argv)
 	} else if (r) {
 		return r;
 	}
-	r = status == 200 ? print_list(&reply, json) : complain(&reply, status);
+	r = status == 200 ? print_list(&reply, json) : daemon_complain(&reply, status);
 	buf_end(&reply);
 	return r;
 }
@@ -436,7 +274,7 @@ static int change(const char *path, int n, char **names, bool all)
 	else if (status == 404 && again && strcmp(path, "/terminate") == 0)
 		r = 0; /* it was heard the first time */
 	else
-		r = complain(&reply, status);
+		r = daemon_complain(&reply, status);
 	buf_end(&reply);
 	return r;
 }
@@ -465,7 +303,7 @@ static int cmd_change(int argc, char **argv, const char *summary)
 	if (first <= 0)
 		return first == 0 ? 0 : FORWARD_USAGE;
 	if (all && first < argc)
-		return unexpected(name, argv[first]);
+		return unexpected_argument(name, argv[first]);
 	if (!all && first == argc) {
 		fprintf(stderr, "%s: say which, or --all\nSee '%s --help'.\n", name, name);
 		return FORWARD_USAGE;

@@ -14,82 +14,6 @@ enum {
 	PART_MAX = 4096
 };
 
-struct shared_tunnel {
-	struct list link; /* forward_set.tunnels */
-	unsigned users;
-	struct tsurl url; /* its server and files; the strings are ours */
-	struct tunnel_options opt;
-	struct tunnel *tunnel;
-	struct task drained; /* by set_drain */
-};
-
-/* --- tunnels --- */
-
-static bool same_text(const char *a, const char *b)
-{
-	return a && b ? strcmp(a, b) == 0 : a == b;
-}
-
-static bool fits(const struct shared_tunnel *t, const struct entry *e)
-{
-	const struct tsurl *a = &t->url, *b = &e->spec.to;
-	return strcmp(a->server.host, b->server.host) == 0 && a->server.port == b->server.port &&
-	       same_text(a->cert, b->cert) && same_text(a->key, b->key) &&
-	       same_text(a->ca, b->ca) && a->insecure == b->insecure &&
-	       t->opt.connect_ms == e->rec.connect_ms &&
-	       t->opt.handshake_ms == e->rec.handshake_ms &&
-	       t->opt.keepalive_ms == e->rec.keepalive_ms;
-}
-
-static void shared_free(struct shared_tunnel *t)
-{
-	list_del(&t->link);
-	tunnel_free(t->tunnel);
-	tsurl_end(&t->url);
-	free(t);
-}
-
-static char *copy(const char *s)
-{
-	return s ? xstrdup(s) : NULL;
-}
-
-/* The tunnel for e, counted; NULL with a sentence. */
-static struct shared_tunnel *shared_get(struct entry *e, char *err, size_t errlen)
-{
-	struct list *all = &e->set->tunnels;
-	for (struct list *i = all->next; i != all; i = i->next) {
-		struct shared_tunnel *t = container_of(i, struct shared_tunnel, link);
-		if (fits(t, e)) {
-			t->users++;
-			return t;
-		}
-	}
-	struct shared_tunnel *t = xcalloc(1, sizeof(*t));
-	const struct tsurl *to = &e->spec.to;
-	t->users = 1;
-	t->url = (struct tsurl){ .server = to->server,
-				 .cert = copy(to->cert),
-				 .key = copy(to->key),
-				 .ca = copy(to->ca),
-				 .insecure = to->insecure };
-	t->opt = forward_tunnel_options(&t->url, e->rec.connect_ms, e->rec.handshake_ms,
-					e->rec.keepalive_ms);
-	list_init(&t->link);
-	list_add_tail(all, &t->link);
-	t->tunnel = tunnel_new(e->set->rx, &t->opt, err, errlen);
-	if (t->tunnel)
-		return t;
-	shared_free(t);
-	return NULL;
-}
-
-static void shared_put(struct shared_tunnel *t)
-{
-	if (t && --t->users == 0)
-		shared_free(t);
-}
-
 /* --- one forward --- */
 
 const char *entry_label(const struct entry *e)
@@ -134,7 +58,8 @@ static int start(struct entry *e, char *err, size_t errlen)
 {
 	struct forward_set *set = e->set;
 	struct forward_spec sp = spec_to_start(e);
-	e->tunnel = shared_get(e, err, errlen);
+	e->tunnel = tunnels_get(set->tunnels, &e->spec.to, e->rec.connect_ms, e->rec.handshake_ms,
+				e->rec.keepalive_ms, err, errlen);
 	if (!e->tunnel)
 		return -EINVAL;
 	e->joined = e->tunnel->users > 1;
@@ -144,7 +69,7 @@ static int start(struct entry *e, char *err, size_t errlen)
 		r = forward_new(&e->forward, set->rx, e->tunnel->tunnel, &sp, err, errlen);
 	}
 	if (r < 0) {
-		shared_put(e->tunnel);
+		tunnels_put(e->tunnel);
 		e->tunnel = NULL;
 	}
 	const struct entry *other = r == -EADDRINUSE ? holder(e) : NULL;
@@ -176,7 +101,7 @@ void entry_stop(struct entry *e)
 	}
 	forward_free(e->forward);
 	e->forward = NULL;
-	shared_put(e->tunnel);
+	tunnels_put(e->tunnel);
 	e->tunnel = NULL;
 }
 
@@ -374,11 +299,10 @@ static void on_record(void *arg, struct forward_record *rec)
 		snprintf(l->err, sizeof(l->err), "forward %s: %.900s", id, err);
 }
 
-int set_open(struct forward_set *set, struct reactor *rx, char *err, size_t errlen)
+int set_open(struct forward_set *set, struct tunnels *tunnels, char *err, size_t errlen)
 {
-	*set = (struct forward_set){ .rx = rx };
+	*set = (struct forward_set){ .rx = tunnels->rx, .tunnels = tunnels };
 	list_init(&set->entries);
-	list_init(&set->tunnels);
 	timer_init(&set->tick, on_tick);
 	struct loading l = { .set = set, .err = "" };
 	int r = forward_store_path(set->path, sizeof(set->path), true, err, errlen);
@@ -406,17 +330,6 @@ void set_close(struct forward_set *set)
 		set_remove(container_of(i, struct entry, link));
 }
 
-void set_reload(struct forward_set *set)
-{
-	char err[512];
-	for (struct list *i = set->tunnels.next; i != &set->tunnels; i = i->next) {
-		struct shared_tunnel *t = container_of(i, struct shared_tunnel, link);
-		if (tunnel_reload(t->tunnel, err, sizeof(err)) < 0)
-			log_error("reload kept=old reason=%s", log_quote(slice_str(err)));
-	}
-	log_info("reload done");
-}
-
 /* --- the end --- */
 
 static void one_tunnel_drained(void *arg)
@@ -429,7 +342,8 @@ static void one_tunnel_drained(void *arg)
 /* The connections are over, but their last bytes may still be on their way. */
 static void drain_tunnels(struct forward_set *set)
 {
-	for (struct list *i = set->tunnels.next; i != &set->tunnels; i = i->next) {
+	struct list *all = &set->tunnels->all;
+	for (struct list *i = all->next; i != all; i = i->next) {
 		struct shared_tunnel *t = container_of(i, struct shared_tunnel, link);
 		set->draining++;
 		tunnel_drain(t->tunnel, one_tunnel_drained, set);

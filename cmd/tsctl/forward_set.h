@@ -1,6 +1,5 @@
 /*
- * The forwards of the daemon, kept in the store, and the tunnels that they share: one for each
- * server and identity.
+ * The forwards of the daemon, kept in the store.
  */
 #ifndef TSCTL_FORWARD_SET_H
 #define TSCTL_FORWARD_SET_H
@@ -8,9 +7,8 @@
 #include <limits.h>
 
 #include "cmd/tsctl/forward_store.h"
+#include "cmd/tsctl/tunnels.h"
 #include "proto/tstunnel/forward.h"
-
-struct shared_tunnel;
 
 struct entry {
 	struct list link; /* forward_set.entries, the oldest first */
@@ -28,7 +26,8 @@ struct entry {
 struct forward_set {
 	struct reactor *rx;
 	char path[PATH_MAX];
-	struct list entries, tunnels;
+	struct tunnels *tunnels; /* lent */
+	struct list entries;
 	size_t n;
 	struct timer tick;
 	size_t draining;
@@ -38,7 +37,7 @@ struct forward_set {
 
 /* Reads the store and starts what is not paused; what cannot be started now is tried again every
  * few seconds. 0, or -errno with a sentence. */
-int set_open(struct forward_set *, struct reactor *, char *err, size_t errlen);
+int set_open(struct forward_set *, struct tunnels *, char *err, size_t errlen);
 /* Ends all; the store keeps them. */
 void set_close(struct forward_set *);
 /* Connections may finish first; drained is called once, perhaps from here. No other call but
@@ -46,8 +45,6 @@ void set_close(struct forward_set *);
 void set_drain(struct forward_set *, void (*drained)(void *arg), void *arg);
 /* Writes the store. 0, or -errno with a sentence. */
 int set_save(struct forward_set *, char *err, size_t errlen);
-/* Certificates are read again. */
-void set_reload(struct forward_set *);
 
 /* By name, else by id; NULL: there is none. */
 struct entry *set_find(struct forward_set *, struct slice name_or_id);

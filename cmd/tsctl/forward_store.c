@@ -2,15 +2,10 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "reactor/buf.h"
-#include "reactor/err.h"
+#include "cmd/tsctl/state_file.h"
 
-enum { FILE_MAX = 4 * 1024 * 1024, TEXT_MAX = 16 * 1024, VERSION = 1 };
+enum { TEXT_MAX = 16 * 1024 };
 
 /* --- a record --- */
 
@@ -134,227 +129,54 @@ int forward_record_get(struct forward_record *r, struct json_doc *doc, struct js
 	return -EINVAL;
 }
 
-/* --- the directory --- */
-
-static int make_dirs(char *path, char *err, size_t errlen)
-{
-	for (char *p = path + 1;; p++) {
-		if (*p && *p != '/')
-			continue;
-		char end = *p;
-		*p = '\0';
-		int e = mkdir(path, 0700) == -1 ? errno : 0;
-		if (e && e != EEXIST) {
-			snprintf(err, errlen,
-				 "cannot make the directory %s: %s (XDG_STATE_HOME chooses "
-				 "another place)",
-				 path, err_text(e));
-			return -e;
-		}
-		*p = end;
-		if (!end)
-			return 0;
-	}
-}
-
-static int dir_of(char *out, size_t outlen, char *err, size_t errlen)
-{
-	const char *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-	int n = -1;
-	if (xdg && xdg[0] == '/') {
-		n = snprintf(out, outlen, "%s/tstunnel", xdg);
-	} else if (home && home[0] == '/') {
-		n = snprintf(out, outlen, "%s/.local/state/tstunnel", home);
-	} else {
-		snprintf(err, errlen,
-			 "where to keep forwards? neither XDG_STATE_HOME nor HOME is set");
-		return -ENOENT;
-	}
-	if (n > 0 && (size_t)n < outlen)
-		return 0;
-	snprintf(err, errlen, "XDG_STATE_HOME is too long");
-	return -ENAMETOOLONG;
-}
-
-/* Others who may write here could have us open any port to any target. */
-static bool is_ours(const struct stat *st)
-{
-	return st->st_uid == getuid() && (st->st_mode & 022) == 0;
-}
+/* --- the file --- */
 
 int forward_store_path(char *out, size_t outlen, bool make, char *err, size_t errlen)
 {
-	char dir[PATH_MAX];
-	struct stat st;
-	int r = dir_of(dir, sizeof(dir), err, errlen);
-	if (r == 0 && make)
-		r = make_dirs(dir, err, errlen);
-	if (r < 0)
-		return r;
-	if (lstat(dir, &st) == 0 && (!S_ISDIR(st.st_mode) || !is_ours(&st))) {
-		snprintf(err, errlen,
-			 "%s must be a directory that is yours and that nobody else may write",
-			 dir);
-		return -EPERM;
-	}
-	int n = snprintf(out, outlen, "%s/forwards.json", dir);
-	if (n > 0 && (size_t)n < outlen)
-		return 0;
-	snprintf(err, errlen, "XDG_STATE_HOME is too long");
-	return -ENAMETOOLONG;
+	return state_path(out, outlen, "forwards.json", make, err, errlen);
 }
 
-/* --- the file --- */
+struct loading {
+	void (*each)(void *arg, struct forward_record *);
+	void *arg;
+};
 
-static int complain(const char *path, int code, const char *what, char *err, size_t errlen)
+static int on_record(void *arg, struct json_doc *doc, struct json *object, char *err, size_t errlen)
 {
-	snprintf(err, errlen, "%s: %s", path, what ? what : err_text(code));
-	return code;
-}
-
-/* The whole file. -ENOENT: there is none. */
-static int slurp(const char *path, struct buf *b, char *err, size_t errlen)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-	struct stat st;
-	int r = 0;
-	if (fd == -1)
-		return errno == ENOENT ? -ENOENT : complain(path, -errno, NULL, err, errlen);
-	if (fstat(fd, &st) == -1 || !S_ISREG(st.st_mode) || !is_ours(&st))
-		r = complain(path, -EPERM,
-			     "must be a file that is yours and that nobody else may write", err,
-			     errlen);
-	while (r == 0) {
-		struct iovec room = buf_room(b);
-		ssize_t n = room.iov_len ? read(fd, room.iov_base, room.iov_len) : -1;
-		buf_added(b, n > 0 ? (size_t)n : 0);
-		if (n == 0)
-			break;
-		if (n == -1)
-			r = complain(path, room.iov_len ? -errno : -EFBIG, NULL, err, errlen);
-	}
-	close(fd);
-	return r;
-}
-
-static int load(struct json_doc *doc, void (*each)(void *arg, struct forward_record *), void *arg,
-		char *why, size_t whylen)
-{
-	uint64_t version = 0;
-	struct json *all = json_find(json_root(doc), "forwards");
-	if (json_u64(json_find(json_root(doc), "version"), &version) < 0 || !all ||
-	    all->type != JSON_ARRAY) {
-		snprintf(why, whylen, "not a file of forwards");
+	const struct loading *l = arg;
+	struct forward_record r;
+	if (forward_record_get(&r, doc, object, err, errlen) < 0)
 		return -EINVAL;
-	}
-	if (version != VERSION) {
-		snprintf(why, whylen, "written by another version of tsctl (its format is %llu)",
-			 (unsigned long long)version);
-		return -EINVAL;
-	}
-	if (all->count > FORWARDS_MAX) {
-		snprintf(why, whylen, "more than %d forwards", FORWARDS_MAX);
-		return -EINVAL;
-	}
-	for (struct json *v = json_first(all); v; v = json_next(v)) {
-		struct forward_record r;
-		if (forward_record_get(&r, doc, v, why, whylen) < 0)
-			return -EINVAL;
-		each(arg, &r);
-	}
+	l->each(l->arg, &r);
 	return 0;
 }
 
 int forward_store_load(const char *path, void (*each)(void *arg, struct forward_record *),
 		       void *arg, char *err, size_t errlen)
 {
-	struct buf b;
-	struct json_error bad = { 0 };
-	char why[256];
-	buf_init(&b, FILE_MAX);
-	int r = slurp(path, &b, err, errlen);
-	if (r < 0) {
-		buf_end(&b);
-		return r == -ENOENT ? 0 : r;
-	}
-	struct json_doc *doc = json_parse(buf_data(&b), NULL, &bad);
-	if (!doc) {
-		snprintf(why, sizeof(why), "damaged: %s at byte %zu", json_error_text(bad.code),
-			 bad.at);
-		r = -EINVAL;
-	} else {
-		r = load(doc, each, arg, why, sizeof(why));
-	}
-	if (r < 0)
-		snprintf(err, errlen, "%s: %s; mend it or move it away", path, why);
-	json_free(doc);
-	buf_end(&b);
-	return r;
+	struct loading l = { each, arg };
+	return state_load(
+	    path,
+	    &(struct state_load){
+		.member = "forwards", .max = FORWARDS_MAX, .each = on_record, .arg = &l },
+	    err, errlen);
 }
 
-static int write_all(const char *path, struct slice text)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd == -1)
-		return -errno;
-	int r = 0;
-	while (text.n > 0 && r == 0) {
-		ssize_t n = write(fd, text.p, text.n);
-		if (n == -1 && errno != EINTR)
-			r = -errno;
-		text = slice_after(text, n > 0 ? (size_t)n : 0);
-	}
-	if (close(fd) == -1 && r == 0)
-		r = -errno;
-	return r;
-}
+struct saving {
+	const struct forward_record *(*next)(void *arg, size_t i);
+	void *arg;
+};
 
-/* The daemon's lock makes us the only one who writes, so a file of that name is a leftover. */
-static int replace(const char *path, struct slice text)
+static void put_record(void *arg, size_t i, struct json_writer *w)
 {
-	char *tmp = xasprintf("%s.new", path);
-	if (unlink(tmp) == -1 && errno != ENOENT) {
-		int r = -errno;
-		free(tmp);
-		return r;
-	}
-	int r = write_all(tmp, text);
-	if (r == 0 && rename(tmp, path) == -1)
-		r = -errno;
-	if (r < 0)
-		unlink(tmp);
-	free(tmp);
-	return r;
+	const struct saving *s = arg;
+	forward_record_put(w, s->next(s->arg, i));
 }
 
 int forward_store_save(const char *path, size_t n,
 		       const struct forward_record *(*next)(void *arg, size_t i), void *arg,
 		       char *err, size_t errlen)
 {
-	struct buf b;
-	struct json_writer w;
-	int r = 0;
-	if (n == 0) {
-		if (unlink(path) == -1 && errno != ENOENT)
-			r = complain(path, -errno, NULL, err, errlen);
-		return r;
-	}
-	buf_init(&b, FILE_MAX);
-	json_writer_begin(&w, &b);
-	json_put_object(&w);
-	json_put_name(&w, "version");
-	json_put_u64(&w, VERSION);
-	json_put_name(&w, "forwards");
-	json_put_array(&w);
-	for (size_t i = 0; i < n; i++)
-		forward_record_put(&w, next(arg, i));
-	json_put_end(&w);
-	json_put_end(&w);
-	r = json_writer_end(&w);
-	if (r == 0)
-		r = replace(path, buf_data(&b));
-	if (r < 0)
-		complain(path, r, NULL, err, errlen);
-	buf_end(&b);
-	return r;
+	struct saving s = { next, arg };
+	return state_save(path, "forwards", n, put_record, &s, err, errlen);
 }

@@ -28,17 +28,11 @@ int forward_record_get(struct forward_record *, struct json_doc *, struct json *
 /* Letters, digits, '-', '_' and '.', not '-' in front, at most FORWARD_NAME_LEN. */
 bool forward_name_ok(const char *name);
 
-/* The file's path. make: its directory, too, mode 0700. 0, or -errno with a sentence, also when the
- * directory is not ours alone to write. */
+/* state_path, state_load (each record is the callee's from then on) and state_save of them. */
 int forward_store_path(char *out, size_t outlen, bool make, char *err, size_t errlen);
-/* Calls each for every record, which is the callee's from then on. No file: none. 0, or -errno with
- * a sentence; a file that is damaged, or not ours alone to write, is an error and stays as it is.
- */
 int forward_store_load(const char *path, void (*each)(void *arg, struct forward_record *),
 		       void *arg, char *err, size_t errlen);
-/* Replaces the file, so that whoever reads it sees the old or the new one; n 0 removes it. next
- * gives the i-th record. 0 or -errno with a sentence. What the disk has not got yet when the power
- * fails is lost: the loop does not wait for disks. */
+/* next gives the i-th record. */
 int forward_store_save(const char *path, size_t n,
 		       const struct forward_record *(*next)(void *arg, size_t i), void *arg,
 		       char *err, size_t errlen);

@@ -4,6 +4,8 @@
 
 #include "cmd/tsctl/ask.h"
 #include "cmd/tsctl/control.h"
+#include "cmd/tsctl/daemon.h"
+#include "cmd/tsctl/text.h"
 #include "reactor/err.h"
 #include "reactor/opt.h"
 
@@ -25,13 +27,6 @@ struct listing {
 	int count;
 };
 
-static struct slice member_text(struct json_doc *doc, struct json *object, const char *key)
-{
-	struct slice s = SLICE("");
-	json_str(doc, json_find(object, key), &s);
-	return s;
-}
-
 static struct slice text_of(struct json_doc *doc, const char *key)
 {
 	return member_text(doc, json_root(doc), key);
@@ -39,9 +34,7 @@ static struct slice text_of(struct json_doc *doc, const char *key)
 
 static uint64_t number_of(struct json_doc *doc, const char *key)
 {
-	uint64_t n = 0;
-	json_u64(json_find(json_root(doc), key), &n);
-	return n;
+	return member_number(json_root(doc), key);
 }
 
 /* "  web  localhost:8080 -> 127.0.0.1:8080/tcp" */
@@ -52,6 +45,34 @@ static void print_port(struct json_doc *doc, struct json *p)
 	       SLICE_FMT(here.n ? here : SLICE("(not here)")),
 	       SLICE_FMT(member_text(doc, p, "there")), SLICE_FMT(member_text(doc, p, "proto")),
 	       reason.n ? "  " : "", SLICE_FMT(reason));
+}
+
+/* "  /home/me/app  watching  two-way-resolved  web, db" */
+static void print_sync(struct json_doc *doc, struct json *s)
+{
+	struct slice why = member_text(doc, s, "why");
+	uint64_t files = 0, bytes = 0, conflicts = 0, problems = 0;
+	const char *comma = "  ";
+	json_u64(json_find(s, "todo", "files"), &files);
+	json_u64(json_find(s, "todo", "bytes"), &bytes);
+	json_u64(json_find(s, "conflicts_total"), &conflicts);
+	json_u64(json_find(s, "problems_total"), &problems);
+	printf("  %.*s  %.*s", SLICE_FMT(member_text(doc, s, "local")),
+	       SLICE_FMT(member_text(doc, s, "state")));
+	if (files || bytes)
+		printf(" (%llu files, %llu bytes left)", (unsigned long long)files,
+		       (unsigned long long)bytes);
+	printf("  %.*s", SLICE_FMT(member_text(doc, s, "mode")));
+	for (struct json *c = json_first(json_find(s, "containers")); c; c = json_next(c)) {
+		struct slice name = SLICE("");
+		json_str(doc, c, &name);
+		printf("%s%.*s", comma, SLICE_FMT(name));
+		comma = ", ";
+	}
+	if (conflicts || problems)
+		printf("  %llu conflicts, %llu problems", (unsigned long long)conflicts,
+		       (unsigned long long)problems);
+	printf("%s%.*s\n", why.n ? "  " : "", SLICE_FMT(why));
 }
 
 static void print_human(struct json_doc *doc)
@@ -77,6 +98,8 @@ static void print_human(struct json_doc *doc)
 		printf("  %.*s\n", SLICE_FMT(error));
 	for (struct json *p = json_first(json_find(json_root(doc), "ports")); p; p = json_next(p))
 		print_port(doc, p);
+	for (struct json *v = json_first(json_find(json_root(doc), "syncs")); v; v = json_next(v))
+		print_sync(doc, v);
 }
 
 static int show(const struct instance *i, int pid, void *arg)
@@ -103,6 +126,27 @@ static int show(const struct instance *i, int pid, void *arg)
 	return 0;
 }
 
+/* The syncs of the daemon, if one runs that has some. */
+static void show_daemon(void)
+{
+	struct instance i;
+	struct buf body;
+	char err[512];
+	int pid =
+	    instance_init_single(&i, DAEMON_NAME, err, sizeof(err)) < 0 ? 0 : instance_pid(&i);
+	if (pid <= 0)
+		return;
+	int r = ask(&i, "GET", "/syncs", &body);
+	struct json_doc *doc = r < 0 ? NULL : json_parse(buf_data(&body), NULL, NULL);
+	struct json *v = doc ? json_first(json_find(json_root(doc), "syncs")) : NULL;
+	if (v)
+		printf("tsctl sync  pid %d\n", pid);
+	for (; v; v = json_next(v))
+		print_sync(doc, v);
+	json_free(doc);
+	buf_end(&body);
+}
+
 /* The instance that --listen names. 0, or 2 after printing what is wrong. */
 static int name_of(const char *who, const char *listen, struct instance *i)
 {
@@ -114,12 +158,6 @@ static int name_of(const char *who, const char *listen, struct instance *i)
 			return 0;
 	}
 	fprintf(stderr, "%s: %s\n", who, err);
-	return 2;
-}
-
-static int unexpected(const char *who, const char *argument)
-{
-	fprintf(stderr, "%s: unexpected argument: %s\nSee '%s --help'.\n", who, argument, who);
 	return 2;
 }
 
@@ -139,12 +177,14 @@ int cmd_status(int argc, char **argv)
 		.summary =
 		    "Shows the running tsctl's of this user. Exit status 1 if there is none.",
 		.opts = opts,
+		.more =
+		    "Syncs that were made by hand are shown, too; \"tsctl sync list\" says more.\n",
 	};
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
 		return first == 0 ? 0 : 2;
 	if (first < argc)
-		return unexpected("tsctl status", argv[first]);
+		return unexpected_argument("tsctl status", argv[first]);
 	struct instance i;
 	struct listing l = { .json = json, .first = true };
 	if (listen) {
@@ -159,6 +199,8 @@ int cmd_status(int argc, char **argv)
 		printf("]\n");
 	else if (l.count == 0)
 		fprintf(stderr, "no tsctl is running\n");
+	if (!json && !listen)
+		show_daemon();
 	return l.count ? 0 : 1;
 }
 
@@ -225,7 +267,7 @@ int cmd_stop(int argc, char **argv)
 	if (first <= 0)
 		return first == 0 ? 0 : 2;
 	if (first < argc)
-		return unexpected("tsctl stop", argv[first]);
+		return unexpected_argument("tsctl stop", argv[first]);
 	struct instance i;
 	struct stopping s = { .all = all };
 	if (listen) {

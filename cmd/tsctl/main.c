@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "cmd/tsctl/bind_check.h"
 #include "cmd/tsctl/cmd.h"
 #include "proto/sync/worker.h"
 #include "proto/tstunnel/version.h"
@@ -19,9 +20,13 @@ static const struct command {
 	{ "status", "say what runs, and how its tunnel is", cmd_status },
 	{ "host-exec", "run a command on the remote host", cmd_host_exec },
 	{ "forward", "make a port or socket of the remote network answer here", cmd_forward },
+	{ "sync", "keep a directory here and a remote one alike", cmd_sync },
+	{ "daemon", "keep forwards and syncs; started when it is needed", cmd_daemon },
 	{ "certs", "make a CA, a server and a client certificate", cmd_certs },
 	{ "version", "print the version", cmd_version },
 	{ "help", "explain a command", cmd_help },
+	/* Started by tsctl itself. */
+	{ BIND_CHECK_NAME, NULL, cmd_bind_check },
 };
 
 static const struct command *find(const char *name)
@@ -38,7 +43,7 @@ static void usage(FILE *f)
 	      "Docker, ports and commands of a remote host, through one authenticated tunnel.\n\n"
 	      "Commands:\n",
 	      f);
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+	for (size_t i = 0; i < ARRAY_LEN(commands) && commands[i].summary; i++)
 		fprintf(f, "  %-10s  %s\n", commands[i].name, commands[i].summary);
 	fputs("\nSee 'tsctl COMMAND --help'.\n", f);
 }

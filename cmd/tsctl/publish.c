@@ -195,12 +195,17 @@ static void on_asking(void *arg)
 {
 	struct publish *p = arg;
 	p->asked = ++p->clock;
+	if (p->o.binds)
+		binds_asking(p->o.binds);
 }
 
 static void on_listed(void *arg, struct json_doc *doc)
 {
 	struct publish *p = arg;
-	publish_apply_list(p, doc, p->asked);
+	if (p->o.follow)
+		publish_apply_list(p, doc, p->asked);
+	if (p->o.binds)
+		binds_listed(p->o.binds, doc);
 }
 
 /* --- life --- */
@@ -232,11 +237,13 @@ struct publish *publish_new(const struct publish_options *o)
 
 void publish_is_elsewhere(struct publish *p, bool elsewhere)
 {
-	p->o.follow = elsewhere;
-	if (!elsewhere) {
+	if (p->o.follow && !elsewhere)
 		log_info("ports not-followed reason=\"the engine's host is this machine\"");
+	p->o.follow &= elsewhere;
+	if (p->o.binds)
+		binds_start(p->o.binds, elsewhere);
+	if (!elsewhere)
 		return;
-	}
 	p->follow = docker_follow_new(
 	    p->o.rx, &(struct docker_follow_options){
 			 .dial = engine_dial, .asking = on_asking, .listed = on_listed, .arg = p });
@@ -244,9 +251,10 @@ void publish_is_elsewhere(struct publish *p, bool elsewhere)
 
 void publish_start(struct publish *p)
 {
-	if (p->o.follow)
+	bool follow = p->o.follow || p->o.binds;
+	if (follow)
 		p->self = self_new(p);
-	if (p->o.follow && !p->self)
+	if (follow && !p->self)
 		publish_is_elsewhere(p, true);
 }
 

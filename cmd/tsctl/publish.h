@@ -8,6 +8,7 @@
 #ifndef TSCTL_PUBLISH_H
 #define TSCTL_PUBLISH_H
 
+#include "cmd/tsctl/binds.h"
 #include "http/proxy.h"
 #include "json/json.h"
 #include "proto/tstunnel/tunnel.h"
@@ -21,6 +22,7 @@ struct publish_options {
 	const char *address;  /* where ports of any address are bound here; NULL: loopback */
 	bool follow;          /* bind ports at all */
 	bool remote_loopback; /* keep them off the remote host's network */
+	struct binds *binds;  /* lent: their exchanges come by here, too; NULL: none */
 };
 
 /* Can this be options.address? 0 or -EINVAL. */
@@ -35,7 +37,7 @@ void publish_reconnect(struct publish *);
 /* No new connections; drained is called once, from a task, when the last one is over. */
 void publish_drain(struct publish *, void (*drained)(void *arg), void *arg);
 
-/* True: the exchange is about ports, and taken over. False: it is the caller's. */
+/* True: the exchange is about ports or binds, and taken over. False: it is the caller's. */
 bool publish_handle(struct publish *, struct http_conn *, const struct http_head *);
 
 /* Writes an array, one object a port. */

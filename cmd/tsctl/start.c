@@ -7,6 +7,7 @@
 #include "cmd/tsctl/cmd.h"
 #include "cmd/tsctl/control.h"
 #include "cmd/tsctl/publish.h"
+#include "cmd/tsctl/state_file.h"
 #include "http/proxy.h"
 #include "proto/docker/docker.h"
 #include "proto/tstunnel/tunnel.h"
@@ -20,10 +21,10 @@ enum { GRACE_MS = 10000 };
 
 struct flags {
 	const char *listen, *server, *cert, *key, *ca, *remote_docker, *log_level;
-	const char *publish_address, *publish_remote;
+	const char *publish_address, *publish_remote, *sync_owner;
 	struct opt_list allow_hosts;
 	uint64_t connect_ms, handshake_ms, keepalive_ms, grace_ms;
-	bool ts_insecure, insecure, detach, retry, log_json, no_publish;
+	bool ts_insecure, insecure, detach, retry, log_json, no_publish, no_sync, no_fence;
 };
 
 /* How the proxy reaches the engine: one per class of traffic. */
@@ -42,12 +43,16 @@ struct start {
 	struct instance instance;
 	struct control control;
 	struct http_server http;
+	struct sync_set syncs;
+	struct sync_api sync_api;
+	struct binds *binds; /* --no-sync: NULL */
 	struct publish *publish;
 	struct listener *listener;
 	struct signals signals;
 	struct timer grace;
 	struct engine engines[TUNNEL_CLASSES];
 	struct buf open_json; /* what opens a stream to the engine */
+	char state_dir[4096]; /* of the syncs */
 	struct task probe_task;
 	struct stream *probe; /* the first stream: is the guest there? */
 	int ready_fd;         /* --detach: tells the parent; -1: none */
@@ -67,6 +72,12 @@ static struct stream *engine_dial(void *arg)
 {
 	struct engine *e = arg;
 	return tunnel_open(e->st->tunnel, buf_data(&e->st->open_json), e->class);
+}
+
+static struct stream *engine_relayed(void *arg, const struct http_head *request, struct stream *up)
+{
+	struct engine *e = arg;
+	return e->st->binds ? binds_relayed(e->st->binds, request, up) : up;
 }
 
 static void on_request(struct http_conn *c, struct http_head *head, void *arg)
@@ -121,8 +132,11 @@ static void on_tunnel_drained(void *arg)
 static void on_empty(void *arg)
 {
 	struct start *st = arg;
-	if (st->draining && st->ports_drained && st->http.nconns == 0)
-		tunnel_drain(st->tunnel, on_tunnel_drained, st);
+	if (!st->draining || !st->ports_drained || st->http.nconns > 0)
+		return;
+	binds_free(st->binds); /* their streams would be waited for */
+	st->binds = NULL;
+	tunnel_drain(st->tunnel, on_tunnel_drained, st);
 }
 
 static void on_ports_drained(void *arg)
@@ -159,6 +173,15 @@ static void on_goaway(void *arg)
 {
 	struct start *st = arg;
 	publish_reconnect(st->publish);
+	sync_set_tunnel_goaway(&st->syncs);
+}
+
+static void on_tunnel_changed(void *arg)
+{
+	struct start *st = arg;
+	sync_set_tunnel_changed(&st->syncs);
+	if (st->binds)
+		binds_tunnel_changed(st->binds);
 }
 
 /* --- control, signals --- */
@@ -213,6 +236,8 @@ static void status_json(void *arg, struct json_writer *w)
 	}
 	json_put_name(w, "ports");
 	publish_status(st->publish, w);
+	json_put_name(w, "syncs");
+	sync_set_put(&st->syncs, w);
 	json_put_end(w);
 }
 
@@ -301,10 +326,30 @@ static void probe(struct start *st)
 	stream_bind(st->probe, &st->probe_task);
 }
 
+static int open_binds(struct start *st, char *err, size_t errlen)
+{
+	if (st->flags.no_sync)
+		return 0;
+	int r = state_path(st->state_dir, sizeof(st->state_dir), "sync", true, err, errlen);
+	if (r == 0)
+		st->binds = binds_new(
+		    &(struct binds_options){ .rx = st->rx,
+					     .tunnel = st->tunnel,
+					     .engine = &st->engines[TUNNEL_INTERACTIVE].upstream,
+					     .set = &st->syncs,
+					     .server = addr_text(&st->server),
+					     .owner = st->flags.sync_owner,
+					     .state_dir = st->state_dir,
+					     .fence = !st->flags.no_fence });
+	return r;
+}
+
 static int open_all(struct start *st, char *err, size_t errlen)
 {
 	st->tunnel = tunnel_new(st->rx, &st->tunnel_options, err, errlen);
 	if (!st->tunnel)
+		return -EINVAL;
+	if (open_binds(st, err, errlen) < 0)
 		return -EINVAL;
 	st->publish = publish_new(
 	    &(struct publish_options){ .rx = st->rx,
@@ -312,13 +357,15 @@ static int open_all(struct start *st, char *err, size_t errlen)
 				       .engine = &st->engines[TUNNEL_INTERACTIVE].upstream,
 				       .address = st->flags.publish_address,
 				       .follow = !st->flags.no_publish,
-				       .remote_loopback = st->flags.publish_remote != NULL });
+				       .remote_loopback = st->flags.publish_remote != NULL,
+				       .binds = st->binds });
 	if (instance_init(&st->instance, &st->listen, err, errlen) < 0 ||
 	    instance_lock(&st->instance, &st->listen, err, errlen) < 0)
 		return -EINVAL;
 	st->control.status = status_json;
 	st->control.stop = drain;
 	st->control.arg = st;
+	st->control.syncs = &st->sync_api;
 	return control_open(&st->control, st->rx, &st->instance, err, errlen);
 }
 
@@ -330,6 +377,8 @@ static void close_all(struct start *st)
 	http_server_abort(&st->http);
 	listener_close(st->listener);
 	publish_free(st->publish);
+	sync_api_end(&st->sync_api);
+	binds_free(st->binds);
 	tunnel_free(st->tunnel);
 	instance_unlock(&st->instance);
 	buf_end(&st->open_json);
@@ -349,6 +398,9 @@ static int serve(struct start *st)
 					 .done = on_done,
 					 .empty = on_empty };
 	http_server_init(&st->http);
+	sync_set_init(&st->syncs, st->rx);
+	st->sync_api = (struct sync_api){ .set = &st->syncs, .rx = st->rx };
+	sync_api_init(&st->sync_api);
 	timer_init(&st->grace, grace_over);
 	task_init(&st->probe_task, probe_run);
 	for (int c = 0; c < TUNNEL_CLASSES; c++) {
@@ -356,6 +408,7 @@ static int serve(struct start *st)
 		*e = (struct engine){ .st = st, .class = (enum tunnel_class)c };
 		e->upstream = (struct http_upstream){ .dial = engine_dial,
 						      .hijack = docker_is_hijack,
+						      .relayed = engine_relayed,
 						      .arg = e };
 	}
 	signals_open(&st->signals, st->rx, signals, on_signal, st);
@@ -427,6 +480,12 @@ static int check(struct start *st, char *err, size_t errlen)
 		snprintf(err, errlen, "--publish-remote takes only \"loopback\"");
 		return -EINVAL;
 	}
+	if (f->sync_owner && binds_owner_check(f->sync_owner) < 0) {
+		snprintf(err, errlen,
+			 "--sync-owner %s: must be 1 to 128 letters, digits, '.', '_', '@' or '-'",
+			 f->sync_owner);
+		return -EINVAL;
+	}
 	if (f->publish_address && publish_address_check(f->publish_address) < 0) {
 		snprintf(err, errlen, "--publish-address %s: must be an IP address",
 			 f->publish_address);
@@ -458,6 +517,7 @@ static int check(struct start *st, char *err, size_t errlen)
 						      .program = "tsctl/" TSTUNNEL_VERSION,
 						      .keep_up = true,
 						      .goaway = on_goaway,
+						      .changed = on_tunnel_changed,
 						      .arg = st };
 	return 0;
 }
@@ -491,6 +551,16 @@ int cmd_start(int argc, char **argv)
 		  0, 0, false },
 		{ OPT_STRING, "publish-remote", 0, &f->publish_remote, "loopback",
 		  "publish on the remote host's loopback only, not on its network", 0, 0, false },
+		{ OPT_HEADING, NULL, 0, NULL, NULL, "Bind mounts", 0, 0, false },
+		{ OPT_FLAG, "no-sync", 0, &f->no_sync, NULL,
+		  "bind sources are paths of the remote host, not of this machine", 0, 0, false },
+		{ OPT_FLAG, "no-fence", 0, &f->no_fence, NULL,
+		  "containers start before their files are there, and end before they are back", 0,
+		  0, false },
+		{ OPT_STRING, "sync-owner", 0, &f->sync_owner, "NAME",
+		  "the directory on the remote host that the files are kept in (default: of this "
+		  "user and machine)",
+		  0, 0, false },
 		{ OPT_HEADING, NULL, 0, NULL, NULL, "TLS (without these: plain HTTP)", 0, 0,
 		  false },
 		{ OPT_STRING, "ts-cert", 0, &f->cert, "FILE", "client certificate (PEM)", 0, 0,

@@ -45,6 +45,16 @@ bool docker_is_bulk(const struct http_head *request)
 		(slice_ends(path, SLICE("/archive")) || slice_ends(path, SLICE("/export"))));
 }
 
+struct json *docker_named(struct json *object, struct json *v, const char *name)
+{
+	if (!object || object->type != JSON_OBJECT)
+		return NULL;
+	for (v = v ? json_next(v) : json_first(object); v; v = json_next(v))
+		if (slice_eqi(v->name, slice_str(name)))
+			return v;
+	return NULL;
+}
+
 static bool is_local_name(struct slice host)
 {
 	struct addr a = { .kind = ADDR_TCP };

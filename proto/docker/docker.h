@@ -5,6 +5,7 @@
 #define DOCKER_DOCKER_H
 
 #include "http/http.h"
+#include "json/json.h"
 #include "reactor/opt.h"
 
 /* The request path without its version prefix ("/v1.41"), query and trailing bytes included. */
@@ -19,6 +20,11 @@ bool docker_is_hijack(void *unused, const struct http_head *request, const struc
 /* Does the request move much data, so that it belongs on the bulk carrier: image load and save,
  * build, cp, export, commit-sized uploads? */
 bool docker_is_bulk(const struct http_head *request);
+
+/* The engine's decoder (Go's encoding/json) takes members in any case, and of several the last; so
+ * whoever changes one has to change them all. Returns the next member of that name behind v (NULL:
+ * the first), or NULL; object may be NULL, or no object. */
+struct json *docker_named(struct json *object, struct json *v, const char *name);
 
 /* Guard of a plain-text listener against browsers (DNS rebinding, cross-site requests). */
 struct docker_guard {

@@ -2,22 +2,11 @@
 #include <arpa/inet.h>
 #include <errno.h>
 
+#include "proto/docker/docker.h"
 #include "proto/docker/ports.h"
 
 #define LOOPBACK   "127.0.0.1"
 #define ANY_NUMBER "[{\"HostIp\":\"" LOOPBACK "\",\"HostPort\":\"\"}]"
-
-/* The engine's decoder (Go's encoding/json) takes members in any case, and of several the last; so
- * each one has to be safe. Returns the next member of that name behind v (NULL: the first). */
-static struct json *next_named(struct json *object, struct json *v, const char *name)
-{
-	if (!object || object->type != JSON_OBJECT)
-		return NULL;
-	for (v = v ? json_next(v) : json_first(object); v; v = json_next(v))
-		if (slice_eqi(v->name, slice_str(name)))
-			return v;
-	return NULL;
-}
 
 /* As the engine reads it: an address may be written in many ways. */
 static bool means_any(const char *text)
@@ -33,7 +22,7 @@ static bool means_any(const char *text)
 /* One {"HostIp":"","HostPort":"8080"}. */
 static int bind_one(struct json_doc *doc, struct json *binding)
 {
-	struct json *next, *v = next_named(binding, NULL, "HostIp");
+	struct json *next, *v = docker_named(binding, NULL, "HostIp");
 	if (binding->type != JSON_OBJECT)
 		return -EINVAL;
 	if (!v)
@@ -42,7 +31,7 @@ static int bind_one(struct json_doc *doc, struct json *binding)
 	for (; v; v = next) {
 		struct slice ip = SLICE("");
 		char text[46];
-		next = next_named(binding, v, "HostIp");
+		next = docker_named(binding, v, "HostIp");
 		int r = json_str(doc, v, &ip);
 		if (r == -EINVAL || ip.n >= sizeof(text))
 			return -EINVAL;
@@ -83,7 +72,7 @@ static int bind_exposed(struct json_doc *doc, struct json *host, struct json *ex
 	if (!exposed || exposed->type != JSON_OBJECT)
 		return 0;
 	for (struct json *m = json_first(exposed); m; m = json_next(m)) {
-		struct json *map = next_named(host, NULL, "PortBindings");
+		struct json *map = docker_named(host, NULL, "PortBindings");
 		if (!map || map->type == JSON_NULL)
 			map = json_set(doc, host, map ? map->name : SLICE("PortBindings"),
 				       SLICE("{}"));
@@ -106,17 +95,17 @@ static int bind_all(struct json_doc *doc, struct json *host, struct json *image)
 {
 	struct json *all = NULL, *v = NULL, *next;
 	bool wanted = false;
-	while ((all = next_named(host, all, "PublishAllPorts")))
+	while ((all = docker_named(host, all, "PublishAllPorts")))
 		wanted |= is_true(all);
 	if (!wanted)
 		return 0;
-	while ((v = next_named(json_root(doc), v, "ExposedPorts")))
+	while ((v = docker_named(json_root(doc), v, "ExposedPorts")))
 		if (bind_exposed(doc, host, v) < 0)
 			return -EINVAL;
 	if (bind_exposed(doc, host, json_find(image, "Config", "ExposedPorts")) < 0)
 		return -EINVAL;
-	for (all = next_named(host, NULL, "PublishAllPorts"); all; all = next) {
-		next = next_named(host, all, "PublishAllPorts");
+	for (all = docker_named(host, NULL, "PublishAllPorts"); all; all = next) {
+		next = docker_named(host, all, "PublishAllPorts");
 		if (!json_replace(doc, all, SLICE("false")))
 			return -EINVAL;
 	}
@@ -126,10 +115,10 @@ static int bind_all(struct json_doc *doc, struct json *host, struct json *image)
 int docker_bind_loopback(struct json_doc *doc, struct json_doc *exposed)
 {
 	struct json *root = json_root(doc), *host = NULL;
-	while ((host = next_named(root, host, "HostConfig"))) {
+	while ((host = docker_named(root, host, "HostConfig"))) {
 		struct json *map = NULL, *next;
-		for (map = next_named(host, NULL, "PortBindings"); map; map = next) {
-			next = next_named(host, map, "PortBindings");
+		for (map = docker_named(host, NULL, "PortBindings"); map; map = next) {
+			next = docker_named(host, map, "PortBindings");
 			if (bind_map(doc, map) < 0)
 				return -EINVAL;
 		}
@@ -144,10 +133,10 @@ bool docker_publishes_all(struct json_doc *doc, struct slice *image)
 	struct json *root = json_root(doc), *host = NULL, *v = NULL;
 	bool all = false;
 	*image = SLICE("");
-	while ((v = next_named(root, v, "Image")))
+	while ((v = docker_named(root, v, "Image")))
 		json_str(doc, v, image);
-	while ((host = next_named(root, host, "HostConfig")))
-		while ((v = next_named(host, v, "PublishAllPorts")))
+	while ((host = docker_named(root, host, "HostConfig")))
+		while ((v = docker_named(host, v, "PublishAllPorts")))
 			all |= is_true(v);
 	return all;
 }

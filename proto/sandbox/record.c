@@ -230,6 +230,7 @@ void sandbox_record_put(struct json_writer *w, const struct sandbox_record *r)
 	put_text(w, "public_key", r->public_key);
 	put_text(w, "metadata", r->metadata); /* its text, as a string */
 	put_number(w, "created", r->created);
+	put_number(w, "order", r->order);
 	put_number(w, "expires", r->expires);
 	put_number(w, "active", r->active);
 	put_number(w, "idle", r->idle);
@@ -276,8 +277,8 @@ static bool record_all(const struct source *s, struct sandbox_record *r)
 	       copy_text(s, "name", r->name, sizeof(r->name)) && r->name[0] &&
 	       strspn(r->name, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(r->name) &&
 	       record_state(s, &r->state) && number(s, "created", &r->created) &&
-	       number(s, "expires", &r->expires) && number(s, "active", &r->active) &&
-	       number(s, "idle", &r->idle) &&
+	       number(s, "order", &r->order) && number(s, "expires", &r->expires) &&
+	       number(s, "active", &r->active) && number(s, "idle", &r->idle) &&
 	       copy_text(s, "fingerprint", r->fingerprint, sizeof(r->fingerprint)) &&
 	       copy_text(s, "key_hash", r->key_hash, sizeof(r->key_hash)) &&
 	       get_text(s, member(s, "owner", NULL), 1024, bad, &r->owner) == 0 &&

@@ -13,7 +13,7 @@ enum {
 	SANDBOX_TTL_MAX = 28800,
 	SANDBOX_TTL_DEFAULT = 3600,
 	SANDBOX_METADATA_MAX = 8 * 1024, /* bytes of its JSON text */
-	SANDBOX_KEY_MAX = 8 * 1024,       /* of a public key line */
+	SANDBOX_KEY_MAX = 8 * 1024,      /* of a public key line */
 	SANDBOX_IMAGE_MAX = 255,
 	SANDBOX_ID_LEN = 36,
 	SANDBOX_RECORD_MAX = 64 * 1024
@@ -56,6 +56,7 @@ struct sandbox_record {
 	char *owner;                         /* subject of the token; "" without tokens */
 	char *image, *public_key, *metadata; /* NULL: none */
 	int64_t created, expires, active;
+	int64_t order; /* grows from record to record: several are made within a second */
 	int64_t idle;
 	char fingerprint[64]; /* "" while unknown */
 	char *key;            /* Idempotency-Key; NULL: none */

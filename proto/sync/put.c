@@ -471,7 +471,7 @@ int put_end(struct put *p, const struct expect *e, struct stamp *stamp)
 		return err;
 	}
 	*stamp = (struct stamp){ .ino = sx.stx_ino, .ctime_ns = look_ctime(&sx) };
-	if (p->named) {
+	if (p->named && p->name[0] == 'n') {
 		p->name[0] = 'p';
 		unlinkat(p->r->stage, p->name, 0);
 	}

@@ -210,20 +210,22 @@ static bool is_stuck(const struct node *n)
 static void emit_classified(struct pass *p, struct node *top, enum sync_side side)
 {
 	struct tree *t = p->r->tree;
-	struct node *end = node_skip(t, top), *n = top;
-	while (n != end) {
+	struct node *end = node_skip(t, top), *n = top, *busy_end = NULL;
+	bool busy = false; /* below a busy one nothing is made: it is looked at again */
+	for (; n != end; n = node_next(t, n)) {
 		bool below_stuck = n != top && is_stuck(n->parent);
-		if (n->flags & NODE_BUSY) {
-			n = node_skip(t, n);
-			continue;
+		if (busy && n == busy_end)
+			busy = false;
+		if (n->flags & NODE_BUSY && !busy) {
+			busy = true;
+			busy_end = node_skip(t, n);
 		}
 		if (is_stuck(n) && !below_stuck)
 			conflict_set(p->r, n, reason_stuck);
 		else
 			conflict_clear(p->r, n);
-		if (n->flags & N_CREATE && n->side[side])
+		if (n->flags & N_CREATE && n->side[side] && !busy)
 			transfer(p, n, other(side), n == top);
-		n = node_next(t, n);
 	}
 	for (n = deepest(top);; n = next_up(n)) {
 		if ((n->flags & (N_REMOVE | N_HELD)) == N_REMOVE)

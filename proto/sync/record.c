@@ -82,7 +82,7 @@ size_t record_put(char *out, const struct record *r)
 {
 	char *head = out, *payload = out + RECORD_HEAD, *end = payload;
 	BUG_ON(r->text.n > SYNC_PATH_MAX);
-	if (r->type == RECORD_ENTRY) {
+	if (r->type == RECORD_ENTRY || r->type == RECORD_GIVEN) {
 		BUG_ON(r->v->kind == SYNC_OTHER);
 		BUG_ON(r->v->kind == SYNC_LINK && r->v->size > SYNC_PATH_MAX);
 		put_entry(&end, r);
@@ -141,7 +141,7 @@ ssize_t record_get(struct slice in, struct record *r)
 	crc = (uint32_t)get_le(&head, 4);
 	n = (size_t)get_le(&head, 2);
 	type = (int)get_le(&head, 1);
-	if (n > RECORD_MAX - RECORD_HEAD || type < RECORD_GENERATION || type > RECORD_GONE)
+	if (n > RECORD_MAX - RECORD_HEAD || type < RECORD_GENERATION || type > RECORD_GIVEN)
 		return -EBADMSG;
 	if (head.n < n)
 		return 0;
@@ -149,7 +149,7 @@ ssize_t record_get(struct slice in, struct record *r)
 		return -EBADMSG;
 	payload = slice_of(head.p, n);
 	r->type = type;
-	if (type == RECORD_ENTRY) {
+	if (type == RECORD_ENTRY || type == RECORD_GIVEN) {
 		if (get_entry(payload, r) < 0)
 			return -EBADMSG;
 	} else {

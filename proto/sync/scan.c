@@ -290,6 +290,8 @@ static void take_file(struct scan *s, struct node *n, const char *path, struct v
 	version_unref(v);
 	if (err != -ESTALE)
 		tell(s, n, "cannot be read", err);
+	else
+		node_prune(s->o.tree, n);
 }
 
 /* Is it watched as the directory that n stood for before? The kernel knows, where an inode number
@@ -543,8 +545,11 @@ static void list_end(struct scan *s)
 			list_name(s, n->name);
 	}
 	/* list_name has set NODE_SEEN anew for what is there after all */
-	for (struct node *n = s->list.node->children; n; n = n->next)
+	for (struct node *n = s->list.node->children; n; n = next) {
+		next = n->next;
 		clear(n, NODE_SEEN);
+		node_prune(s->o.tree, n);
+	}
 	list_close(s);
 }
 

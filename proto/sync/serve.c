@@ -29,6 +29,12 @@ int serve_bad(struct serve *s, const char *what)
 static void on_changed(void *arg, struct node *n)
 {
 	struct serve *s = arg;
+	/* It is no longer what the brain has put here: who knows of that one by now. */
+	if (n->base && n->base != n->side[SYNC_ALPHA])
+		node_set_base(s->side.tree, n,
+			      version_identical(n->base, n->side[SYNC_ALPHA])
+				  ? version_ref(n->side[SYNC_ALPHA])
+				  : NULL);
 	store_note(s->store, n);
 	s->noted = true;
 }
@@ -77,6 +83,7 @@ static bool tell(struct serve *s)
 		ssize_t len = node_path(n, path, sizeof(path));
 		if (len > 0)
 			channel_send(s->ch, &(struct msg){ .type = MSG_ENTRY,
+							   .flags = n->base ? ENTRY_GIVEN : 0,
 							   .path = slice_of(path, (size_t)len),
 							   .want = n->side[SYNC_ALPHA] });
 		if (!n->side[SYNC_ALPHA])
@@ -147,6 +154,8 @@ static int on_open(struct serve *s, const struct msg *m)
 			 m->id, WIRE_VERSION);
 		return -EPROTO;
 	}
+	if (m->data.n >= sizeof(s->generation) || (m->data.n && memchr(m->data.p, '\0', m->data.n)))
+		return serve_bad(s, "OPEN");
 	if (m->text.n && (!wire_path_ok(m->text) || memchr(m->text.p, '/', m->text.n)))
 		return serve_bad(s, "OPEN");
 	s->opened = true;
@@ -172,7 +181,10 @@ static int on_open(struct serve *s, const struct msg *m)
 	if (r < 0)
 		return r;
 	root_generation(s->side.root, s->generation);
-	r = store_load(s->store, s->side.tree, false, s->generation, s->why, sizeof(s->why));
+	/* What was put here, and by whom: another alpha has agreed on nothing yet. */
+	char pair[2 * sizeof(s->generation)];
+	snprintf(pair, sizeof(pair), "%s %.*s", s->generation, SLICE_FMT(m->data));
+	r = store_load(s->store, s->side.tree, false, pair, s->why, sizeof(s->why));
 	if (r < 0)
 		return r;
 	r = side_start(&s->side, &o, s->why, sizeof(s->why));
@@ -309,8 +321,8 @@ void serve_free(struct serve *s)
 		return;
 	task_cancel(&s->task);
 	serve_ops_end(s);
+	store_close(s->store); /* it looks at the tree */
 	side_close(&s->side);
-	store_close(s->store);
 	channel_free(s->ch);
 	buf_end(&s->ignore);
 	for (size_t i = 0; i < s->nmasks; i++)

@@ -1,4 +1,9 @@
-/* Shared by serve.c (begin, scan, entries) and serve_ops.c (what the brain asks for). */
+/*
+ * Shared by serve.c (begin, scan, entries) and serve_ops.c (what the brain asks for).
+ *
+ * The base of a node in the far end's tree is what the brain has put there, as long as it is there:
+ * the brain may have been killed before it has noted that, and is told with the entry.
+ */
 #ifndef SYNC_SERVE_INT_H
 #define SYNC_SERVE_INT_H
 

@@ -49,12 +49,31 @@ static void now_is(struct serve *s, struct slice path, struct version *v, const 
 		return;
 	node_set(t, n, SYNC_ALPHA, version_ref(v));
 	n->stamp = stamp ? *stamp : (struct stamp){ 0 };
+	node_set_base(t, n, version_ref(v));
 	while (tree_dirty(t)) /* all else was told before the operation */
 		tree_pop_dirty(t);
 	store_note(s->store, n);
 	s->noted = true;
 	if (!v)
 		node_prune(t, n);
+}
+
+/* About to be put there: noted before it is, so that a kill in between leaves no doubt whose it is.
+ * If it never gets there, the next scan finds something else, and that is noted instead. */
+static void intend(struct serve *s, struct slice path, struct version *want)
+{
+	struct node *n = tree_get(s->side.tree, path);
+	if (!n)
+		return;
+	struct node was = *n;
+	n->side[SYNC_ALPHA] = n->base = want;
+	n->stamp = (struct stamp){ 0 };
+	store_note(s->store, n);
+	n->side[SYNC_ALPHA] = was.side[SYNC_ALPHA];
+	n->base = was.base;
+	n->stamp = was.stamp;
+	store_flush(s->store);
+	s->noted = true;
 }
 
 static void finish(struct serve *s, uint32_t id, struct slice path, struct version *v,
@@ -65,10 +84,16 @@ static void finish(struct serve *s, uint32_t id, struct slice path, struct versi
 	} else {
 		/* What the brain knows is perhaps not what is there: say what we know, and look. */
 		struct node *n = tree_find(s->side.tree, path);
+		if (n && v)
+			store_note(s->store, n);
 		channel_send(s->ch, &(struct msg){ .type = MSG_ENTRY,
 						   .path = path,
 						   .want = n ? n->side[SYNC_ALPHA] : NULL });
 		side_look(&s->side, path, false);
+		if (n && r == -ENOTEMPTY)
+			scan_below(s->side.scan, n); /* what is it? */
+		if (n)
+			node_prune(s->side.tree, n);
 	}
 	serve_done(s, id, r);
 }
@@ -212,6 +237,7 @@ static int on_end(struct serve *s, struct msg *m)
 	if (r == 0) {
 		memcpy(in->want->digest, m->digest, SYNC_DIGEST);
 		in->want->hashed = 1;
+		intend(s, slice_str(in->path), in->want);
 		r = put_end(in->put, &e, &stamp);
 		in->put = NULL;
 	}
@@ -254,6 +280,8 @@ static int on_put(struct serve *s, struct msg *m)
 	if (put) {
 		r = put_data(put, m->data);
 		if (r == 0)
+			intend(s, m->path, m->want);
+		if (r == 0)
 			r = put_end(put, &e, &stamp);
 		else
 			put_abort(put);
@@ -285,6 +313,8 @@ static int on_make(struct serve *s, struct msg *m)
 	if (r == 0 && full(s))
 		r = -ENOSPC;
 	if (r == 0)
+		intend(s, m->path, m->want);
+	if (r == 0)
 		r = fn(s->side.root, m->path.p, m->want, &e, &stamp);
 	finish(s, m->id, m->path, m->want, &stamp, r);
 	return 0;
@@ -313,6 +343,8 @@ static int on_copy_from(struct serve *s, struct msg *m)
 		r = expect_at(s, m->from, m->source, &source);
 	if (r == 0 && full(s))
 		r = -ENOSPC;
+	if (r == 0)
+		intend(s, m->path, m->want);
 	if (r == 0)
 		r = apply_copy(s->side.root, m->from.p, &source, m->path.p, m->want, &e, &stamp);
 	if (r < 0)

@@ -13,7 +13,8 @@ enum {
 	CHECK_MS = 2000,
 	GONE_QUIET_MS = 30, /* deletions are believed when none has followed for so long */
 	GONE_STEADY_MS = 300,
-	IGNORE_FILE_MAX = 1 << 20
+	IGNORE_FILE_MAX = 1 << 20,
+	ROUNDS_MAX = 200 /* that a fence waits for what keeps changing */
 };
 
 int session_fail(struct session *s, int code, const char *fmt, ...)
@@ -31,7 +32,9 @@ int session_fail(struct session *s, int code, const char *fmt, ...)
 void session_halt(struct session *s, bool restart, const char *fmt, ...)
 {
 	va_list ap;
-	if (s->halt_why[0])
+	/* A root that goes is emptied first: that it is gone is the better reason, since what is
+	 * made in its place is merged, and removes nothing. */
+	if (s->halt_why[0] && (s->restart_to_proceed || !restart))
 		return;
 	va_start(ap, fmt);
 	vsnprintf(s->halt_why, sizeof(s->halt_why), fmt, ap);
@@ -124,6 +127,7 @@ static char *all_patterns(struct session *s)
 static void call_far_end(struct session *s)
 {
 	struct slice text = slice_str(s->config.ignore);
+	char generation[64];
 	while (text.n) {
 		struct msg m = { .type = MSG_IGNORE, .data = text };
 		m.data.n = MIN(text.n, WIRE_INLINE);
@@ -133,7 +137,9 @@ static void call_far_end(struct session *s)
 	for (size_t i = 0; i < s->config.nmasks; i++)
 		channel_send(s->ch, &(struct msg){ .type = MSG_MASK,
 						   .path = slice_str(s->config.masks[i]) });
+	root_generation(s->side.root, generation);
 	channel_send(s->ch, &(struct msg){ .type = MSG_OPEN,
+					   .data = slice_str(generation),
 					   .id = WIRE_VERSION,
 					   .flags = (s->config.far_make ? OPEN_MAKE : 0) |
 						    (s->config.far_in_place ? OPEN_IN_PLACE : 0) |
@@ -194,6 +200,10 @@ static int on_opened(struct session *s, const struct msg *m)
 	int r = store_load(s->store, s->side.tree, true, s->generation, why, sizeof(why));
 	if (r < 0)
 		return session_fail(s, r, "%s", why);
+	/* What was put there for another pair of roots is no base of this one. */
+	s->same_roots = r == 0 && !s->reset_first;
+	if (s->reset_first)
+		session_reset(s);
 	r = side_start(&s->side, &s->side_options, why, sizeof(why));
 	return r < 0 ? session_fail(s, r, "%s", why) : 0;
 }
@@ -225,9 +235,18 @@ static int on_entry(struct session *s, const struct msg *m)
 		v = shared(n->base, v);
 	if (v && v == m->want)
 		v = shared(n->side[SYNC_ALPHA], v);
+	/* We have put it there, and were ended before that was noted: they agreed on it. */
+	if (v && m->flags & ENTRY_GIVEN && s->same_roots && !s->started &&
+	    !version_identical(n->base, v)) {
+		node_set_base(t, n, version_ref(v));
+		store_note(s->store, n);
+		s->noted = true;
+	}
 	node_set(t, n, SYNC_BETA, version_ref(v));
 	if (!v)
 		hold(s, n);
+	else if (s->nheld)
+		s->held_last = reactor_now(s->rx); /* perhaps they are here under new names */
 	s->news = true;
 	return 0;
 }
@@ -325,19 +344,26 @@ static void start(struct session *s)
 	s->news = true;
 }
 
-static bool roots_there(struct session *s)
+void session_look_at_root(struct session *s)
 {
 	char why[256];
 	if (side_check(&s->side, why, sizeof(why)) < 0)
 		session_halt(s, true, "%s: %s", s->config.root, why);
+}
+
+static bool roots_there(struct session *s)
+{
+	session_look_at_root(s);
 	return !s->halt_why[0];
 }
 
 static bool held_due(struct session *s)
 {
 	uint64_t now = reactor_now(s->rx);
-	return now >= s->held_last + GONE_QUIET_MS || now >= s->held_first + GONE_STEADY_MS ||
-	       !list_empty(&s->fences);
+	for (struct list *l = s->fences.next; l != &s->fences; l = l->next)
+		if (container_of(l, struct fence, link)->state != FENCE_SCAN)
+			return true; /* all that belongs to it is known */
+	return now >= s->held_last + GONE_QUIET_MS || now >= s->held_first + GONE_STEADY_MS;
 }
 
 static void round_run(struct session *s)
@@ -359,6 +385,8 @@ static void round_run(struct session *s)
 	size_t from = s->todo.n;
 	reconcile(&s->rec, &s->todo);
 	ops_added(s, from);
+	sources_find(s, from);
+	problems_looked(s);
 	s->news |= s->todo.n > from;
 }
 
@@ -375,11 +403,16 @@ static void fences_run(struct session *s)
 		}
 		while (f->state != FENCE_SCAN && ops_oldest(s) >= f->until) {
 			bool rest = tree_dirty(s->side.tree) || problems_stale(s) || s->nheld;
-			if (rest && f->rounds++ < 100) {
-				if (f->until == s->next_serial)
-					break; /* the next round will tell */
-				f->until = s->next_serial;
+			if (f->rest && f->until != s->next_serial && f->rounds++ < ROUNDS_MAX) {
+				f->until = s->next_serial; /* what has come of the rest */
+				f->rest = false;
 				continue;
+			}
+			if (rest && f->rounds++ < ROUNDS_MAX) {
+				f->rest = true;
+				if (s->nheld)
+					task_wake(s->rx, &s->task);
+				break; /* the next round will tell */
 			}
 			control_reply(s, "fenced", f->n, NULL);
 			list_del(l);
@@ -402,6 +435,9 @@ static bool fence_scans(struct session *s)
 static void wake_later(struct session *s, uint64_t retry_at)
 {
 	uint64_t now = reactor_now(s->rx), at = s->check_at;
+	uint64_t age_at = sources_age(s);
+	if (age_at)
+		at = MIN(at, MAX(age_at, now + 100));
 	if (retry_at)
 		at = MIN(at, retry_at);
 	if (s->nheld)
@@ -501,12 +537,13 @@ void session_free(struct session *s)
 	task_cancel(&s->task);
 	timer_clear(s->rx, &s->timer);
 	fences_fail(s, "the sync has ended");
+	sources_forget(s);
 	ops_end(s);
 	problems_end(s);
 	reconciler_end(&s->rec);
+	store_close(s->store); /* it looks at the tree */
 	if (s->has_side)
 		side_close(&s->side);
-	store_close(s->store);
 	channel_free(s->ch);
 	stream_close(s->control, 0);
 	buf_end(&s->control_in);

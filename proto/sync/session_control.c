@@ -144,6 +144,7 @@ static void proceed(struct session *s)
 	}
 	if (!s->halt_why[0])
 		return;
+	session_look_at_root(s);
 	if (s->restart_to_proceed) {
 		session_fail(s, 1, "to begin anew after a halt: %s", s->halt_why);
 		return;
@@ -152,12 +153,14 @@ static void proceed(struct session *s)
 	s->emptied_ok = true;
 }
 
-static void reset(struct session *s)
+void session_reset(struct session *s)
 {
 	struct tree *t = s->side.tree;
 	s->news = true;
-	if (!s->opened)
+	if (!s->opened) {
+		s->reset_first = true;
 		return;
+	}
 	int r = store_reset(s->store, s->generation);
 	if (r < 0) {
 		session_fail(s, r, "cannot forget what was synced: %s", err_text(r));
@@ -215,7 +218,7 @@ static void command(struct session *s, struct json_doc *doc)
 	if (json_bool(json_member(root, SLICE("proceed")), &b) == 0 && b)
 		proceed(s);
 	if (json_bool(json_member(root, SLICE("reset")), &b) == 0 && b)
-		reset(s);
+		session_reset(s);
 	if (json_str(doc, json_member(root, SLICE("resolve")), &path) == 0) {
 		json_i64(json_member(root, SLICE("n")), &n);
 		json_str(doc, json_member(root, SLICE("keep")), &keep);

@@ -60,12 +60,32 @@ static void send_small(struct session *s, struct op *op, const char *path)
 	channel_put_done(s->ch, &m, (size_t)want->size);
 }
 
+static bool copy_at_beta(struct session *s, struct op *op, const char *path)
+{
+	char from[SYNC_PATH_MAX + 1];
+	struct node *source = source_of(s, op, path);
+	op->copy = true; /* tried, at least */
+	if (!source || node_path(source, from, sizeof(from)) <= 0)
+		return false;
+	channel_send(s->ch, &(struct msg){ .type = MSG_COPY_FROM,
+					   .id = op->id,
+					   .path = slice_str(path),
+					   .from = slice_str(from),
+					   .want = op->want,
+					   .expect = op->expect,
+					   .source = source->side[SYNC_BETA] });
+	op->copying = true;
+	return true;
+}
+
 void file_send(struct session *s, struct op *op, const char *path)
 {
 	if (is_other(op)) {
 		give_up(s, op, path, -ESTALE);
 		return;
 	}
+	if (!op->copy && copy_at_beta(s, op, path))
+		return;
 	if (op->want->size <= WIRE_INLINE) {
 		send_small(s, op, path);
 		return;
@@ -183,6 +203,22 @@ static void send_signature(struct session *s, const struct op *op, const struct 
 	free(text);
 }
 
+static bool copy_at_alpha(struct session *s, struct op *op, const char *path)
+{
+	char from[SYNC_PATH_MAX + 1];
+	struct node *source = source_of(s, op, path);
+	struct stamp stamp;
+	if (!source || node_path(source, from, sizeof(from)) <= 0)
+		return false;
+	struct expect there = { op->expect, op->stamp };
+	struct expect e = { source->side[SYNC_ALPHA], source->stamp };
+	if (apply_copy(s->side.root, from, &e, path, op->want, &there, &stamp) < 0)
+		return false; /* it is fetched instead, and that will tell what is wrong */
+	op->stamp = stamp;
+	op_done(s, op, 0, NULL);
+	return true;
+}
+
 void file_fetch(struct session *s, struct op *op, const char *path)
 {
 	const struct version *b = op->node->side[SYNC_BETA];
@@ -190,6 +226,8 @@ void file_fetch(struct session *s, struct op *op, const char *path)
 		op_done(s, op, -ESTALE, NULL);
 		return;
 	}
+	if (copy_at_alpha(s, op, path))
+		return;
 	if (op->want->size <= WIRE_INLINE) {
 		ask(s, op, path);
 		return;

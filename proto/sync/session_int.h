@@ -28,8 +28,9 @@ enum {
 
 /* The session's own flags of a node. */
 static const uint32_t NODE_OP = 1u << 27, /* counts the operations (and holds) it is busy with */
-    NODE_OPS = 7u << 27,                  /* all of the count */
-    NODE_HELD = 1u << 31;                 /* gone, but let us wait a moment */
+    NODE_OPS = 15u << 27,                 /* all of the count */
+    NODE_SOURCE_A = 64,                   /* session_dedupe.c has a pointer to it */
+    NODE_SOURCE_B = 128, NODE_HELD = 1u << 31; /* gone, but let us wait a moment */
 
 enum op_state {
 	OP_WAITING = 1, /* for its turn: a large file */
@@ -47,7 +48,8 @@ struct op {
 	uint64_t serial;
 	uint32_t id;
 	uint8_t side, act, state;
-	bool copy; /* tried by COPY_FROM; content if that fails */
+	bool copy;    /* COPY_FROM has been considered */
+	bool copying; /* and asked for: content is sent if that fails */
 	struct node *node;
 	struct version *want;
 	struct version *expect; /* what is there; HASH: what is to be hashed */
@@ -73,6 +75,7 @@ struct problem {
 	struct node *node;
 	uint8_t kind, side;
 	unsigned tries;
+	bool asked;        /* it is being tried again */
 	uint64_t retry_at; /* 0: by itself it never is */
 	char *why;
 };
@@ -80,6 +83,7 @@ struct problem {
 struct problems {
 	struct list all;
 	size_t n, told; /* told: without the stale ones */
+	bool asked;     /* of any */
 	struct problem *table[1024];
 };
 
@@ -91,8 +95,16 @@ struct fence {
 	enum fence_state state;
 	uint32_t far_id;
 	bool far_done;
+	bool rest; /* there was more to do after those */
 	unsigned rounds;
 	uint64_t until; /* operations before this serial must be over */
+};
+
+/* What a side has, by content (session_dedupe.c). */
+struct sources {
+	struct node **nodes; /* by digest; NULL: not looked for */
+	uint64_t *sizes, found_at;
+	size_t cap;
 };
 
 struct totals {
@@ -116,7 +128,9 @@ struct session {
 	struct buf control_in, control_out;
 	struct config config;
 	bool configured, opened, scanned, far_scanned, started, paused;
-	bool want_look; /* at .tsignore */
+	bool reset_first; /* asked for before it was opened */
+	bool same_roots;  /* the store is of these */
+	bool want_look;   /* at .tsignore */
 	struct side side;
 	struct side_options side_options;
 	bool has_side;
@@ -132,6 +146,8 @@ struct session {
 	struct list ops;
 	struct op **by_id; /* OPS_SLOTS */
 	uint32_t next_id;
+	struct sources sources[2];
+	uint64_t lately[2], lately_at; /* bytes to be moved to a side, since there was none */
 	size_t nops, nsending, nreading;
 	struct list waiting, sending;
 
@@ -162,6 +178,10 @@ struct session {
 
 /* session.c */
 int session_fail(struct session *, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* Forgets the base, at once or as soon as there is one. */
+void session_reset(struct session *);
+/* Halts if alpha's root is gone, or another. */
+void session_look_at_root(struct session *);
 void session_halt(struct session *, bool restart, const char *fmt, ...) PRINTF_LIKE(3, 4);
 int session_begin(struct session *); /* configured: opens alpha, calls the far end */
 /* Deletions that were held back are believed now. */
@@ -193,12 +213,23 @@ int file_signature(struct session *, struct op *, const struct msg *);
 void file_piece(struct session *, struct op *, const struct msg *);
 void file_end(struct session *, struct op *, const struct msg *);
 
+/* session_dedupe.c */
+/* The actions from index from on are new: looks for sources if they are to move a lot. */
+void sources_find(struct session *, size_t from);
+void sources_forget(struct session *);
+/* Forgets them when they have not been of use lately: when to ask again, 0: there are none. */
+uint64_t sources_age(struct session *);
+/* Where the side of a PUT has that content already, or NULL. */
+struct node *source_of(struct session *, const struct op *, const char *path);
+
 /* session_problem.c */
 void problem_set(struct session *, struct node *, enum problem_kind, enum sync_side,
 		 const char *why);
 void problem_clear(struct session *, struct node *, enum problem_kind, enum sync_side);
 /* Marks what is due (or all) to be tried again; returns when the next is due, 0: none. */
 uint64_t problems_retry(struct session *, bool all);
+/* After reconcile: where it wants nothing to be done any more, nothing is left of the problem. */
+void problems_looked(struct session *);
 /* Something changed under our hands a moment ago, and is to be tried again at once. */
 bool problems_stale(const struct session *);
 void problems_end(struct session *);

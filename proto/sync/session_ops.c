@@ -123,7 +123,10 @@ static void failed(struct session *s, struct op *op, int status, const char *why
 	ssize_t len = node_path(op->node, path, sizeof(path));
 	if (op->side == SYNC_ALPHA && len > 0)
 		side_look(&s->side, slice_of(path, (size_t)len), false);
-	bool stale = status == -ESTALE || status == -ENOENT;
+	if (op->side == SYNC_ALPHA && status == -ENOTEMPTY)
+		scan_below(s->side.scan, op->node); /* what is it? */
+	/* ENOTEMPTY: something has come there, and will be known in a moment. */
+	bool stale = status == -ESTALE || status == -ENOENT || status == -ENOTEMPTY;
 	problem_set(s, op->node, stale ? PROBLEM_STALE : PROBLEM_OP, (enum sync_side)op->side,
 		    why && *why ? why : err_text(status));
 }
@@ -171,6 +174,12 @@ static void begin_alpha(struct session *s, struct op *op, const char *path)
 	struct expect e = { op->expect, n->stamp };
 	int r;
 	op->stamp = n->stamp;
+	/* The stamp is of what is there now, which may look like what was expected. */
+	if (n->side[SYNC_ALPHA] != op->expect &&
+	    !version_identical(n->side[SYNC_ALPHA], op->expect)) {
+		op_done(s, op, -ESTALE, NULL);
+		return;
+	}
 	switch (op->act) {
 	case ACT_PUT:
 		file_fetch(s, op, path);
@@ -297,7 +306,7 @@ static void hashed(struct session *s, struct op *op, const struct msg *m)
 
 int op_rename(struct session *s, struct node *n, int64_t reply)
 {
-	char path[SYNC_PATH_MAX + 1], stamp[32];
+	char path[SYNC_PATH_MAX + 1], stamp[40];
 	ssize_t len = node_path(n, path, sizeof(path));
 	time_t now = time(NULL);
 	struct tm tm;
@@ -306,8 +315,13 @@ int op_rename(struct session *s, struct node *n, int64_t reply)
 	if (len <= 0 || !n->side[SYNC_BETA])
 		return -ENOENT;
 	gmtime_r(&now, &tm);
-	strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", &tm);
-	char *to = xasprintf("%s.remote-%s", path, stamp);
+	strftime(stamp, sizeof(stamp), ".remote-%Y%m%dT%H%M%SZ", &tm);
+	/* A long name is cut, between two characters of UTF-8. */
+	size_t keep = MIN((size_t)n->namelen, SYNC_NAME_MAX - strlen(stamp));
+	while (keep > 1 && keep < n->namelen && (n->name[keep] & 0xc0) == 0x80)
+		keep--;
+	int head = (int)((size_t)len - n->namelen + keep);
+	char *to = xasprintf("%.*s%s", head, path, stamp);
 	if (!wire_path_ok(slice_str(to))) {
 		free(to);
 		return -ENAMETOOLONG;
@@ -336,6 +350,15 @@ static void renamed(struct session *s, struct op *op, const struct msg *m)
 	op_done(s, op, r == -EOPNOTSUPP ? 0 : r, NULL);
 }
 
+/* It could not be copied there: its content, then. */
+static void resend(struct session *s, struct op *op)
+{
+	char path[SYNC_PATH_MAX + 1];
+	op->copying = false;
+	node_path(op->node, path, sizeof(path));
+	file_send(s, op, path);
+}
+
 int ops_message(struct session *s, struct msg_in *in)
 {
 	struct msg *m = &in->m;
@@ -350,6 +373,8 @@ int ops_message(struct session *s, struct msg_in *in)
 		       (op->state == OP_ASKED || (op->state == OP_SENDING && m->status < 0));
 		if (fits && op->act == ACT_RENAME) {
 			renamed(s, op, m);
+		} else if (fits && op->copying && m->status < 0) {
+			resend(s, op);
 		} else if (fits) {
 			snprintf(why, sizeof(why), "%.*s", SLICE_FMT(m->text));
 			op_done(s, op, m->status, why);

@@ -36,6 +36,12 @@ void problem_set(struct session *s, struct node *n, enum problem_kind kind, enum
 		 const char *why)
 {
 	struct problem **at = find(s, n, kind, side), *p = *at;
+	if (p && kind == PROBLEM_STALE && p->tries >= TRIES_SOON) {
+		/* It does not come to rest: nobody is to wait for it in silence. */
+		problem_set(s, n, PROBLEM_OP, side, why);
+		problem_clear(s, n, PROBLEM_STALE, side);
+		return;
+	}
 	if (!p) {
 		p = xcalloc(1, sizeof(*p));
 		p->node = n;
@@ -50,6 +56,7 @@ void problem_set(struct session *s, struct node *n, enum problem_kind kind, enum
 	} else {
 		p->tries++;
 	}
+	p->asked = false;
 	free(p->why);
 	p->why = xstrdup(why ? why : "it has changed");
 	p->retry_at = kind == PROBLEM_SCAN ? 0 : reactor_now(s->rx) + delay(p);
@@ -70,35 +77,41 @@ void problem_clear(struct session *s, struct node *n, enum problem_kind kind, en
 	s->news |= kind != PROBLEM_STALE;
 	free(p->why);
 	free(p);
-	if (!has_any(s, n))
-		n->flags &= ~(uint32_t)NODE_PROBLEM;
+	if (has_any(s, n))
+		return;
+	n->flags &= ~(uint32_t)NODE_PROBLEM;
+	if (n->parent && n->parent->parent)
+		node_mark_dirty(s->side.tree, n->parent); /* it may have kept its directory */
 }
 
-/* It has come right by itself, or is listed as a conflict. */
-static bool is_settled(const struct node *n)
+void problems_looked(struct session *s)
 {
-	if (n->flags & NODE_CONFLICT)
-		return true;
-	return !(n->flags & (NODE_DIRTY | NODE_BUSY)) &&
-	       n->side[SYNC_ALPHA] == n->side[SYNC_BETA] && n->side[SYNC_ALPHA] == n->base;
+	if (!s->problems.asked)
+		return;
+	s->problems.asked = false;
+	for (struct list *l = s->problems.all.next, *after; l != &s->problems.all; l = after) {
+		struct problem *p = container_of(l, struct problem, link);
+		after = l->next;
+		if (p->asked && p->node->flags & (NODE_DIRTY | NODE_BUSY))
+			s->problems.asked = true; /* the answer is still to come */
+		else if (p->asked)
+			problem_clear(s, p->node, (enum problem_kind)p->kind,
+				      (enum sync_side)p->side);
+	}
 }
 
 uint64_t problems_retry(struct session *s, bool all)
 {
 	uint64_t now = reactor_now(s->rx), next = 0;
-	for (struct list *l = s->problems.all.next, *after; l != &s->problems.all; l = after) {
+	for (struct list *l = s->problems.all.next; l != &s->problems.all; l = l->next) {
 		struct problem *p = container_of(l, struct problem, link);
-		after = l->next;
 		if (p->retry_at == 0)
 			continue;
-		if ((all || p->retry_at <= now) && is_settled(p->node)) {
-			problem_clear(s, p->node, (enum problem_kind)p->kind,
-				      (enum sync_side)p->side);
-			continue;
-		}
 		if (all || p->retry_at <= now) {
 			p->retry_at = now + 2 * delay(p); /* should it not even be tried */
 			node_mark_dirty(s->side.tree, p->node);
+			p->asked = true;
+			s->problems.asked = true;
 		}
 		next = next ? MIN(next, p->retry_at) : p->retry_at;
 	}

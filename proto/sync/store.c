@@ -70,24 +70,6 @@ struct store *store_open(const char *dir, int *err, char *why, size_t whylen)
 	return NULL;
 }
 
-void store_close(struct store *s)
-{
-	if (!s)
-		return;
-	if (s->tree)
-		store_flush(s);
-	if (s->fd >= 0)
-		close(s->fd);
-	if (s->lock_fd >= 0)
-		close(s->lock_fd);
-	if (s->dir_fd >= 0)
-		close(s->dir_fd);
-	free(s->generation);
-	free(s->buf);
-	free(s->dir);
-	free(s);
-}
-
 /* -- writing -- */
 
 static int write_at(int fd, const char *p, size_t n, uint64_t at, size_t *done)
@@ -115,6 +97,24 @@ static int drain(struct store *s, int fd, uint64_t *end)
 	return r;
 }
 
+void store_close(struct store *s)
+{
+	if (!s)
+		return;
+	if (s->fd >= 0 && !s->behind)
+		drain(s, s->fd, &s->end);
+	if (s->fd >= 0)
+		close(s->fd);
+	if (s->lock_fd >= 0)
+		close(s->lock_fd);
+	if (s->dir_fd >= 0)
+		close(s->dir_fd);
+	free(s->generation);
+	free(s->buf);
+	free(s->dir);
+	free(s);
+}
+
 static struct version *version_to_keep(const struct store *s, const struct node *n)
 {
 	struct version *v = s->base ? n->base : n->side[SYNC_ALPHA];
@@ -129,7 +129,7 @@ static bool put_node(struct store *s, struct node *n)
 	struct record r = { .v = version_to_keep(s, n) };
 	if (len < 0 || (r.v && r.v->kind == SYNC_LINK && r.v->size > SYNC_PATH_MAX))
 		return false;
-	r.type = r.v ? RECORD_ENTRY : RECORD_GONE;
+	r.type = !r.v ? RECORD_GONE : !s->base && r.v == n->base ? RECORD_GIVEN : RECORD_ENTRY;
 	r.text = slice_of(path, (size_t)len);
 	/* The stamp of a file that was changed in the tick it was looked at proves nothing later.
 	 */
@@ -227,6 +227,7 @@ static struct node *get_node(struct loading *l, struct slice path)
 	const char *cut = path.n ? memrchr(path.p, '/', path.n) : NULL;
 	size_t dirlen = cut ? (size_t)(cut - path.p) : 0;
 	struct tree *t = l->s->tree;
+	struct node *n;
 	if (!cut)
 		return tree_get(t, path);
 	if (!l->parent || l->dirlen != dirlen || memcmp(l->dir, path.p, dirlen) != 0) {
@@ -234,7 +235,12 @@ static struct node *get_node(struct loading *l, struct slice path)
 		memcpy(l->dir, path.p, dirlen);
 		l->dirlen = dirlen;
 	}
-	return l->parent ? node_child_get(t, l->parent, slice_after(path, dirlen + 1)) : NULL;
+	n = l->parent ? node_child_get(t, l->parent, slice_after(path, dirlen + 1)) : NULL;
+	if (!n && l->parent) {
+		node_prune(t, l->parent); /* made for nothing */
+		l->parent = NULL;
+	}
+	return n;
 }
 
 static int load_record(struct loading *l, const struct record *r)
@@ -255,6 +261,8 @@ static int load_record(struct loading *l, const struct record *r)
 		node_set_base(t, n, version_ref(r->v));
 		node_mark_dirty(t, n);
 	}
+	if (!s->base)
+		node_set_base(t, n, r->type == RECORD_GIVEN ? version_ref(r->v) : NULL);
 	if (!r->v) {
 		l->parent = NULL; /* may go with it */
 		node_prune(t, n);

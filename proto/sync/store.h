@@ -15,7 +15,7 @@ struct store;
 /* Opens (makes) DIR/state, DIR with mode 0700 and its parents, and locks it. NULL with a sentence
  * in why, *err -EBUSY when another process has it. */
 struct store *store_open(const char *dir, int *err, char *why, size_t whylen);
-/* Writes what is buffered. NULL is ignored. */
+/* Writes what is buffered (the tree may be gone by now). NULL is ignored. */
 void store_close(struct store *);
 /* Fills a fresh tree. Brain: base = the version, and side[ALPHA] is the same version with the stamp
  * as a cache (the scan confirms or replaces it). Far worker (base false): side[ALPHA] only.
@@ -24,7 +24,8 @@ void store_close(struct store *);
  */
 int store_load(struct store *, struct tree *, bool base, const char *generation, char *why,
 	       size_t whylen);
-/* Notes the node as it is now: its base (brain) or side[ALPHA] (far worker), and the stamp, if
+/* Notes the node as it is now: its base (brain) or side[ALPHA] (far worker, and whether the
+ * base is that very version: see serve.c), and the stamp, if
  * side[ALPHA] is the same version. Buffered until store_flush. */
 void store_note(struct store *, struct node *);
 /* To the kernel (not to the platter): 0 or -errno, and then nothing of it is lost: it is tried

@@ -73,14 +73,14 @@ struct node {
 };
 /* Others use: parent, children and next (iteration), side, base, stamp, watch, flags, name. */
 enum {
-	NODE_DIRTY = 1,      /* a side changed since reconcile last looked */
-	NODE_BUSY = 2,       /* an operation on it is on its way: reconcile leaves it dirty */
-	NODE_CONFLICT = 4,   /* listed in the reconciler's conflicts */
-	NODE_PROBLEM = 8,    /* listed in the session's problems */
-	NODE_SEEN = 16,      /* scan.c's own, while a directory is read */
-	NODE_RACY = 32,      /* scan.c's own: looked at in the very tick it was changed in */
-	NODE_FORCE_B = 0x80, /* reconcile.c's own, with the next byte */
-	NODE_RECONCILE = 0xff00,
+	NODE_DIRTY = 1,    /* a side changed since reconcile last looked */
+	NODE_BUSY = 2,     /* an operation on it is on its way: reconcile leaves it dirty */
+	NODE_CONFLICT = 4, /* listed in the reconciler's conflicts */
+	NODE_PROBLEM = 8,  /* listed in the session's problems */
+	NODE_SEEN = 16,    /* scan.c's own, while a directory is read */
+	NODE_RACY = 32,    /* scan.c's own: looked at in the very tick it was changed in */
+	/* Others: bits 8 to 19 are reconcile_int.h's, 20 to 26 scan.c's, 6, 7 and 27 to 31
+	 * session_int.h's. */
 };
 
 /* entries_max bounds the nodes (at most SYNC_ENTRIES_MAX). The root node is there from the start.

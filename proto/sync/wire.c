@@ -22,11 +22,11 @@ enum field {
 static const struct layout {
 	const char *name, *fields;
 } layouts[MSG_TYPES] = {
-	[MSG_OPEN] = { "OPEN", "igt" },
+	[MSG_OPEN] = { "OPEN", "igtd" },
 	[MSG_IGNORE] = { "IGNORE", "d" },
 	[MSG_MASK] = { "MASK", "p" },
 	[MSG_OPENED] = { "OPENED", "itd" },
-	[MSG_ENTRY] = { "ENTRY", "pw" },
+	[MSG_ENTRY] = { "ENTRY", "gpw" },
 	[MSG_SCANNED] = { "SCANNED", "na" },
 	[MSG_PROBLEM] = { "PROBLEM", "pt" },
 	[MSG_HALT] = { "HALT", "t" },

@@ -20,11 +20,12 @@ enum {
 };
 
 enum msg_type {
-	MSG_OPEN = 1,  /* id: WIRE_VERSION, flags: OPEN_..., text: the one name, or empty */
+	MSG_OPEN = 1,  /* id: WIRE_VERSION, flags: OPEN_..., text: the one name, or empty, data:
+			* alpha's  generation */
 	MSG_IGNORE,    /* data: the next piece of the patterns; before OPEN */
 	MSG_MASK,      /* path; before OPEN */
 	MSG_OPENED,    /* id: WIRE_VERSION, text: generation, data: kind of watch */
-	MSG_ENTRY,     /* path, want: what is there (absent: nothing) */
+	MSG_ENTRY,     /* path, want: what is there (absent: nothing), flags: ENTRY_... */
 	MSG_SCANNED,   /* the first scan is over; n: entries, at: bytes */
 	MSG_PROBLEM,   /* path, text: why it cannot be looked at (empty: it can again) */
 	MSG_HALT,      /* text: why nothing can go on */
@@ -52,6 +53,8 @@ enum msg_type {
 	MSG_TYPES
 };
 
+/* GIVEN: it is what the brain has put there; nobody has changed it since. */
+enum { ENTRY_GIVEN = 1 };
 enum { OPEN_MAKE = 1, OPEN_IN_PLACE = 2, OPEN_FANOTIFY = 4 };
 
 struct msg {

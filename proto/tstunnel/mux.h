@@ -60,6 +60,8 @@ struct stream *mux_open(struct mux *, struct slice json);
 void mux_accept(struct stream *, struct slice json);
 /* Sends RESET with code (err.h) and text, and frees the stream: "no", or the end in disorder. */
 void mux_refuse(struct stream *, int code, const char *text);
+/* Sends RESET with code and text. The stream stays its owner's, whose next verb says code. */
+void mux_reset(struct stream *, int code, const char *text);
 /* The peer's answer to mux_open, empty until it came. Lives as long as the stream. */
 struct slice mux_opened_json(struct stream *);
 

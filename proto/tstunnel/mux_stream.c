@@ -632,6 +632,12 @@ void mux_refuse(struct stream *st, int code, const char *text)
 	mux_stream_free(self(st));
 }
 
+void mux_reset(struct stream *st, int code, const char *text)
+{
+	if (!self(st)->code)
+		mux_stream_reset(self(st), code, text);
+}
+
 static void mux_close(struct stream *st, int why)
 {
 	struct mux_stream *s = self(st);

@@ -2,8 +2,8 @@
 
 The pytest process itself moves into the "laptop": a network namespace of its own, with a private
 /etc/hosts and /etc/resolv.conf. The "remote host" is a process with network, mount and pid
-namespaces of its own, joined to the laptop by a veth pair, with an empty /run and a private dockerd
-on its /run/docker.sock. All of it is anonymous: when the remote's first process dies, everything
+namespaces of its own, joined to the laptop by a veth pair, with an empty /run, a /var/lib/tstunnel of
+its own and a private dockerd on its /run/docker.sock. All of it is anonymous: when the remote's first process dies, everything
 there dies with it, and the kernel removes the namespaces, mounts and links.
 
     laptop 10.77.0.1 (pytest, docker CLI, tsctl) === 10.77.0.2 remote (guest, dockerd, containers)
@@ -185,7 +185,7 @@ class Lab:
         for k in [k for k in self.env if k.startswith(("DOCKER_", "COMPOSE_", "TSTUNNEL_", "XDG_", "http_", "HTTP_"))]:
             if k not in ("DOCKER_CONFIG", "XDG_RUNTIME_DIR"):
                 del self.env[k]
-        for d in ("home", "run", "etc", "log", "data"):
+        for d in ("home", "run", "etc", "log", "data", "guest-state"):
             os.mkdir(self.path(d), 0o700)
 
     def path(self, name):
@@ -226,9 +226,11 @@ class Lab:
             f.write(text)
 
     def _start_remote(self):
+        os.makedirs("/var/lib/tstunnel", exist_ok=True)  # what the guest keeps there is the lab's
         self.holder = subprocess.Popen(
             ["unshare", "-n", "-m", "-p", "-u", "-f", "--mount-proc", "--kill-child=KILL", "sh", "-c",
-             'mount -t tmpfs tmpfs /run && hostname remote-host && ip link set lo up && exec /usr/bin/python3 -c "$0"', INIT],
+             'mount -t tmpfs tmpfs /run && mount --bind "$1" /var/lib/tstunnel && hostname remote-host && ip link set lo up && exec /usr/bin/python3 -c "$0"',
+             INIT, self.path("guest-state")],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=open(self.path("log/remote"), "wb"),
             preexec_fn=_die_with_parent)
         assert self.holder.stdout.readline() == b"up\n", "the remote host did not start"

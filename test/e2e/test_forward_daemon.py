@@ -3,7 +3,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import stat
@@ -11,52 +10,19 @@ import subprocess
 import time
 
 import pytest
+from daemon import Daemon
 from forwards import connect, echoes, is_reset, local_services, services, url, works  # noqa: F401
 from lab import BIN, REMOTE, can_connect, open_files, run, wait_for
 
 pytestmark = pytest.mark.tunnel
 
 
-def is_tsctl(pid):
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        stat = open(f"/proc/{pid}/stat").read()
-        return "(tsctl)" in stat and ") Z " not in stat
-    return False
-
-
-class Forwards:
-    """tsctl forward, with a runtime directory and a state of its own."""
+class Forwards(Daemon):
+    word = "forward"
 
     def __init__(self, lab):
-        self.lab, self.dir = lab, lab.path("fw-" + lab.name())
-        self.run_dir, self.state_dir = self.dir + "/run", self.dir + "/state"
-        os.makedirs(self.run_dir, 0o700)
-        self.env = dict(lab.env, XDG_RUNTIME_DIR=self.run_dir, XDG_STATE_HOME=self.state_dir)
+        super().__init__(lab)
         self.state = self.state_dir + "/tstunnel/forwards.json"
-        self.lock, self.log = (f"{self.run_dir}/tstunnel/forwards.{x}" for x in ("lock", "log"))
-        self.socket = self.run_dir + "/tstunnel/forwards.sock"
-        self.pids = set()
-
-    def argv(self, *args):
-        return [BIN + "/tsctl", "forward"] + [str(a) for a in args]
-
-    def try_(self, *args, **kw):
-        r = run(*self.argv(*args), env=self.env, check=False, timeout=60, **kw)
-        self.pids |= {self.pid()} - {0}
-        return r
-
-    def __call__(self, *args, **kw):
-        """What it printed; it must succeed."""
-        r = self.try_(*args, **kw)
-        assert r.returncode == 0, (args, r.stderr, self.text())
-        return r.stdout
-
-    def fails(self, *args, status=1, **kw):
-        """The error message."""
-        r = self.try_(*args, **kw)
-        assert r.returncode == status, (args, r.stdout, r.stderr)
-        assert r.stdout == "" and r.stderr.startswith("Error: "), (r.stdout, r.stderr)
-        return r.stderr
 
     def create(self, src, dst, *flags, **kw):
         """The port that it listens on."""
@@ -69,41 +35,12 @@ class Forwards:
     def states(self):
         return {name: f["state"] for name, f in self.list().items()}
 
-    def pid(self):
-        """The daemon's, 0 if none runs."""
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
-            pid = int(open(self.lock).read())
-            if is_tsctl(pid):
-                return pid
-        return 0
-
-    def ended(self):
-        wait_for(lambda: self.pid() == 0, what="the daemon ends")
-
-    def kill(self, signo=signal.SIGKILL):
-        pid = self.pid()
-        assert pid
-        os.kill(pid, signo)
-        self.ended()
-
-    def text(self):
-        with contextlib.suppress(FileNotFoundError):
-            return open(self.log).read()
-        return ""
-
 
 @pytest.fixture
 def fw(lab):
     f = Forwards(lab)
     yield f
-    for pid in f.pids:
-        with contextlib.suppress(ProcessLookupError):
-            if is_tsctl(pid):
-                os.kill(pid, signal.SIGTERM)
-                os.kill(pid, signal.SIGINT)  # at once
-    f.ended()
-    assert "Sanitizer" not in f.text() and "runtime error" not in f.text()
-    shutil.rmtree(f.dir)
+    f.end()
 
 
 def target(lab, services, **params):
@@ -476,6 +413,6 @@ def test_command_line(lab, fw):
         assert r.returncode == 2 and words in r.stderr, (args, r.stderr)
     for args in (["--help"], ["list", "--help"], ["pause", "--help"], ["resume", "--help"], ["terminate", "--help"],
                  ["daemon", "--help"], ["create", "--help"]):
-        assert "Usage: tsctl forward" in fw(*args)
+        assert "Usage: tsctl " in fw(*args)
     text = fw.fails("create", "--foreground", "--name", "x", "tcp:localhost:0", "tstunnel://h/tcp:t:1", status=2)
     assert "--name is of no use with --foreground" in text

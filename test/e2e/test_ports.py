@@ -405,15 +405,17 @@ def test_a_start_is_answered_when_the_port_answers(docker1, lab):
         assert can_connect("127.0.0.1", port)
 
 
-def test_udp(docker1, lab):
-    """Of busybox nothing speaks UDP, so the container gets the remote host's Python."""
+def test_udp(docker1, lab, direct):
+    """Of busybox nothing speaks UDP, so the container gets the remote host's Python: made by a client there,
+    or its directories would be ours."""
     port = lab.free_port()
     name = lab.name()
     echo = ("import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 53))\n"
             "while True: s.sendto(*s.recvfrom(2000))")
     mounts = [f for d in ("/usr", "/lib", "/lib64") for f in ("-v", f"{d}:{d}:ro")]
-    docker1("run", "-d", "--name", name, *mounts, "-p", f"{port}:53/udp", "-p", f"{port}:80", "bb",
-            "/usr/bin/python3", "-c", echo)
+    direct("create", "--name", name, *mounts, "-p", f"{port}:53/udp", "-p", f"{port}:80", "bb",
+           "/usr/bin/python3", "-c", echo)
+    docker1("start", name)
     assert can_connect("127.0.0.1", port), "the TCP port of the same number"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.settimeout(0.3)

@@ -5,6 +5,7 @@
 #include <spawn.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/fanotify.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -77,4 +78,29 @@ double seconds(void)
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+bool fanotify_works(const char *dir)
+{
+	int fd = fanotify_init(FAN_CLASS_NOTIF | FAN_REPORT_DFID_NAME | FAN_CLOEXEC, O_RDONLY);
+	if (fd < 0)
+		return false;
+	int rc = fanotify_mark(fd, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_CREATE | FAN_ONDIR,
+			       AT_FDCWD, dir);
+	close(fd);
+	return rc == 0;
+}
+
+unsigned events_max(const char *kind)
+{
+	char path[100];
+	unsigned n = 0;
+
+	snprintf(path, sizeof(path), "/proc/sys/fs/%s/max_queued_events", kind);
+	FILE *f = fopen(path, "r");
+	if (!f || fscanf(f, "%u", &n) != 1) // NOLINT(cert-err34-c)
+		n = 0;
+	if (f)
+		fclose(f);
+	return n;
 }

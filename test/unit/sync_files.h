@@ -4,6 +4,7 @@
 #ifndef TEST_SYNC_FILES_H
 #define TEST_SYNC_FILES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* A new directory, under /tmp unless the name begins with '/'; to be passed to files_free. */
@@ -16,5 +17,10 @@ void shell(const char *dir, const char *command);
 void file_put(const char *path, const char *text);
 void file_append(const char *path, const char *text);
 double seconds(void);
+/* Does the kernel let us have fanotify on the filesystem of dir? Asked without the code under test.
+ */
+bool fanotify_works(const char *dir);
+/* How many events the kernel keeps, of "inotify" or "fanotify". */
+unsigned events_max(const char *kind);
 
 #endif

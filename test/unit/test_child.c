@@ -597,6 +597,64 @@ static void out_of_descriptors(void **state)
 	}
 }
 
+struct channel {
+	struct task task;
+	struct stream *s;
+	char text[64];
+	size_t n;
+	bool ended;
+};
+
+static void channel_step(struct task *t)
+{
+	struct channel *c = container_of(t, struct channel, task);
+	while (!c->ended) {
+		ssize_t n = stream_read(c->s, c->text + c->n, sizeof(c->text) - 1 - c->n);
+		if (n == -EAGAIN)
+			return;
+		assert_true(n >= 0);
+		c->n += (size_t)n;
+		c->ended = n == 0;
+	}
+}
+
+/* Both ways on fd 3, beside its stdio; a child without one has no fd 3. */
+static void channel_to_a_child(void **state)
+{
+	(void)state;
+	struct run r = { 0 };
+	struct channel c = { .ended = false };
+	run_start(&r, &(struct child_options){
+			  .argv = SH("read line <&3; echo got $line >&3; echo out; "
+				     "[ -S /proc/$$/fd/3 ] && [ ! -e /proc/$$/fd/4 ]"),
+			  .channel = true });
+	assert_non_null(r.child);
+	c.s = child_channel(r.child);
+	assert_non_null(c.s);
+	assert_null(child_channel(r.child)); /* handed out once */
+	task_init(&c.task, channel_step);
+	stream_bind(c.s, &c.task);
+	assert_int_equal(6, stream_write(c.s, "hello\n", 6));
+	wait_for(&r.done);
+	wait_for(&c.ended);
+	assert_string_equal("got hello\n", c.text);
+	assert_text(&r, 0, "out\n");
+	assert_int_equal(0, r.status.exit_code);
+	task_cancel(&c.task);
+	stream_close(c.s, 0);
+	run_end(&r);
+
+	run_start(&r, &(struct child_options){ .argv = SH("[ ! -e /proc/$$/fd/3 ]") });
+	assert_null(child_channel(r.child));
+	wait_for(&r.done);
+	assert_int_equal(0, r.status.exit_code);
+	run_end(&r);
+
+	/* One that is not handed out goes with the child. */
+	run_whole(&r, &(struct child_options){ .argv = ARGV("true"), .channel = true });
+	run_end(&r);
+}
+
 static int caught[3], ncaught;
 static bool caught_all;
 
@@ -690,6 +748,7 @@ int main(void)
 		TEST(terminal_interrupt),
 		TEST(two_hundred_at_once),
 		TEST(out_of_descriptors),
+		TEST(channel_to_a_child),
 		TEST(signals_as_events),
 	};
 	return cmocka_run_group_tests(tests, setup_all, teardown_all);

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "cmd/tsctl/forward_store.c" // NOLINT: programs are not in the library
+#include "cmd/tsctl/state_file.c"    // NOLINT
 
 static char dir[] = "/tmp/test-store-XXXXXX", path[PATH_MAX], err[2 * PATH_MAX];
 static struct forward_record got[8];

@@ -30,6 +30,7 @@ static struct {
 	int status;
 	unsigned nasked, nanswered, too_long, over;
 	size_t max;
+	enum http_pass_way way;
 } prog;
 
 static struct stream *dial(void *arg)
@@ -90,8 +91,10 @@ static void on_over(void *arg)
 
 static void handle(struct http_conn *c, struct http_head *h, void *arg)
 {
-	static const struct http_pass_ops ops = { on_asked, on_answered, on_too_long, on_over };
+	static struct http_pass_ops ops = { on_asked, on_answered, on_too_long, on_over,
+					    HTTP_PASS_WHOLE };
 	(void)arg;
+	ops.way = prog.way;
 	prog.pass = http_pass_new(c, h, &via, prog.max, &ops, &prog);
 }
 
@@ -324,6 +327,73 @@ static void later_and_gone(void **state)
 	sim_peer_end(&client, -ECONNRESET);
 	assert_true(sim_until(rx, over_once, NULL));
 	finish();
+}
+
+static bool answered_once(void *arg)
+{
+	(void)arg;
+	return prog.nanswered == 1;
+}
+
+/* The head goes at once, the body only when it is let go. */
+static void body_held(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		start(seed);
+		prog.way = HTTP_PASS_BODY_HELD;
+		client_says("POST /wait " H "\r\n");
+		assert_true(sim_until(rx, asked_once, NULL));
+		prog.later = true;
+		up_gets(0, "POST /wait " H "\r\n");
+		up_says(0, R "X: 1\r\nTransfer-Encoding: chunked\r\n\r\n");
+		client_gets(R "X: 1\r\nTransfer-Encoding: chunked\r\n\r\n");
+		up_says(0, "2\r\nhi\r\n0\r\n\r\n");
+		assert_true(sim_until(rx, answered_once, NULL));
+		assert_string_equal(prog.answered, "hi");
+		client_gets("");
+		http_pass_reply(prog.pass, text_or_none(NULL));
+		client_gets("2\r\nhi\r\n0\r\n\r\n");
+		assert_int_equal(prog.over, 1);
+		prog.later = false;
+		finish();
+	}
+}
+
+/* All goes by but for the end; more than the limit, too. */
+static void end_held(void **state)
+{
+	static const char big[] = "0123456789012345678901234567890123456789012345678901234567890123"
+				  "456789012345678901234567890123456789012345678901234567890123456";
+	(void)state;
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		start(seed);
+		prog.way = HTTP_PASS_END_HELD;
+		client_says("GET /logs HTTP/1.0\r\nHost: a\r\n\r\n");
+		assert_true(sim_until(rx, asked_once, NULL));
+		prog.later = true;
+		up_gets(0, "GET /logs HTTP/1.0\r\nHost: a\r\n\r\n");
+		up_says(0, R "\r\n");
+		client_gets(R "Connection: close\r\n\r\n");
+		up_says(0, "hi");
+		client_gets("hi");
+		up_says(0, big);
+		client_gets(big);
+		assert_int_equal(prog.nanswered, 0);
+		sim_peer_shut(&up[0]);
+		assert_true(sim_until(rx, answered_once, NULL));
+		sim_turns(rx, 50);
+		assert_false(client.eof);
+		if (seed % 2)
+			http_pass_reply(prog.pass, text_or_none(NULL));
+		else
+			sim_peer_end(&client, -ECONNRESET);
+		assert_true(sim_until(rx, over_once, NULL));
+		if (seed % 2)
+			sim_turns(rx, 200);
+		assert_true(seed % 2 == 0 || client.eof);
+		finish();
+	}
 }
 
 static bool up_reset(void *arg)
@@ -563,6 +633,8 @@ int main(void)
 		cmocka_unit_test(one_after_another),
 		cmocka_unit_test(refused),
 		cmocka_unit_test(later_and_gone),
+		cmocka_unit_test(body_held),
+		cmocka_unit_test(end_held),
 		cmocka_unit_test(gone_while_upstream_works),
 		cmocka_unit_test(too_long),
 		cmocka_unit_test(large_reply),

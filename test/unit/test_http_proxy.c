@@ -8,6 +8,7 @@
 
 #include "http/proxy.h"
 #include "reactor/err.h"
+#include "reactor/hold.h"
 #include "test/unit/sim.h"
 
 enum { SEEDS = 40, UPS = 8 };
@@ -39,7 +40,35 @@ static bool hijack(void *arg, const struct http_head *request, const struct http
 	return slice_starts(request->target, SLICE("/attach"));
 }
 
-static const struct http_upstream via = { dial, hijack, &front };
+/* The program may put a stream of its own around what is relayed. */
+static bool held;
+static struct stream *hold;
+static unsigned ended, closed;
+
+static void on_ended(void *arg)
+{
+	assert_ptr_equal(arg, &front);
+	ended++;
+}
+
+static void on_closed(void *arg)
+{
+	(void)arg;
+	closed++;
+	hold = NULL;
+}
+
+static struct stream *relayed(void *arg, const struct http_head *request, struct stream *s)
+{
+	if (!held)
+		return s;
+	assert_true(slice_eq(request->method, SLICE("POST")));
+	return hold = hold_stream_new(s, on_ended, on_closed, arg);
+}
+
+static const struct http_upstream via = {
+	.dial = dial, .hijack = hijack, .relayed = relayed, .arg = &front
+};
 
 static void handle(struct http_conn *c, struct http_head *h, void *arg)
 {
@@ -416,6 +445,53 @@ static void test_hijack(void **state)
 	}
 }
 
+static bool ended_once(void *arg)
+{
+	(void)arg;
+	return ended == 1;
+}
+
+static bool closed_once(void *arg)
+{
+	(void)arg;
+	return closed == 1;
+}
+
+/* A relay whose end the program holds: bytes pass, the end waits, and a client that goes is gone.
+ */
+static void test_hijack_held(void **state)
+{
+	(void)state;
+	held = true;
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		start(seed);
+		ended = closed = 0;
+		client_says("POST /attach" H UP "\r\n");
+		up_gets(0, "POST /attach" H UP "\r\n");
+		up_says(0, SWITCHED "EARLY");
+		client_gets(SWITCHED "EARLY");
+		up_says(0, "late");
+		sim_peer_shut(&up[0]);
+		client_gets("late");
+		client_says("up");
+		up_gets(0, "up");
+		assert_true(sim_until(rx, ended_once, NULL));
+		sim_turns(rx, 50);
+		assert_false(client.eof);
+		if (seed % 2) {
+			hold_stream_release(hold);
+			sim_peer_shut(&client);
+			assert_true(sim_until(rx, client_over, NULL));
+		} else {
+			sim_peer_end(&client, -ECONNRESET);
+		}
+		assert_true(sim_until(rx, closed_once, NULL));
+		assert_int_equal(ended, 1);
+		finish();
+	}
+	held = false;
+}
+
 static void test_client_gone(void **state)
 {
 	static const char *const sends[] = { GET, "POST /" H "Content-Length: 5\r\n\r\nab" };
@@ -647,7 +723,7 @@ static struct stream *dial_back(void *arg)
 	return near;
 }
 
-static const struct http_upstream via_back = { dial_back, NULL, NULL };
+static const struct http_upstream via_back = { .dial = dial_back };
 
 static void handle_back(struct http_conn *c, struct http_head *h, void *arg)
 {
@@ -740,6 +816,7 @@ int main(void)
 		cmocka_unit_test(test_kept),           cmocka_unit_test(test_extra_bytes),
 		cmocka_unit_test(test_continue),       cmocka_unit_test(test_early),
 		cmocka_unit_test(test_stalled_reader), cmocka_unit_test(test_duplex),
+		cmocka_unit_test(test_hijack_held),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -579,9 +579,9 @@ static void check_settled(struct model *m)
 /* Each conflict is decided at random: what won is on both sides then. */
 static void resolve(struct model *m)
 {
-	struct item won[PATHS];
+	struct item won[PATHS] = { 0 };
 	bool decided[PATHS] = { false };
-	enum sync_side winner[PATHS];
+	enum sync_side winner[PATHS] = { SYNC_ALPHA };
 	m->deciding = true;
 	for (int id = 0; id < PATHS; id++) {
 		struct node *n = tree_find(m->tree, slice_str(path_of(id)));

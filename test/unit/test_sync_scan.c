@@ -256,13 +256,7 @@ static void test_problems(void **state)
 	shell(dir, "mkdir -p a/b; echo 1 >a/b/f; echo 1 >g; chmod 755 .");
 	side_open(&s, dir, NULL, (struct scan_options){ .hash = true });
 	scan_all(&s);
-	if (geteuid() == 0)
-		assert_int_equal(seteuid(65534), 0);
-	int root = seteuid(geteuid());
-	(void)root;
-	if (getuid() == 0)
-		assert_int_equal(seteuid(0), 0);
-	shell(dir, "chmod 000 a; chmod 000 g; echo 22 >g; chmod 777 .");
+	shell(dir, "echo 22 >g; chmod 000 a g; chmod 777 .");
 	if (getuid() == 0)
 		assert_int_equal(seteuid(65534), 0);
 	scan_all(&s);
@@ -314,7 +308,7 @@ static void test_limit(void **state)
 	files_free(dir);
 }
 
-/* A path of 4000 bytes, and one that is longer than any may be. */
+/* A path of 4095 bytes, and one that is longer than any may be. */
 static void test_deep(void **state)
 {
 	char *dir = files_new("test_sync_scan");
@@ -322,14 +316,14 @@ static void test_deep(void **state)
 
 	(void)state;
 	assert_int_equal(chdir(dir), 0);
-	for (int i = 0; i < 2100; i++) {
-		assert_int_equal(mkdir("d", 0755), 0);
-		assert_int_equal(chdir("d"), 0);
+	for (int i = 0; i < 300; i++) {
+		assert_int_equal(mkdir("fifteen-letters", 0755), 0);
+		assert_int_equal(chdir("fifteen-letters"), 0);
 	}
 	assert_int_equal(chdir("/"), 0);
 	side_open(&s, dir, NULL, (struct scan_options){ .hash = true });
 	scan_all(&s);
-	assert_int_equal(tree_count(s.tree), 2048 + 1);
+	assert_int_equal(tree_count(s.tree), 256 + 1);
 	assert_int_equal(s.problems, 1);
 	side_close(&s);
 	files_free(dir);
@@ -379,7 +373,7 @@ static const char *const kinds[] = { "inotify", "fanotify" };
 
 static size_t nkinds(void)
 {
-	return geteuid() == 0 ? 2 : 1;
+	return fanotify_works("/tmp") && fanotify_works("/dev/shm") ? 2 : 1;
 }
 
 static void fail_different(const char *path, const struct version *a, const struct version *b)
@@ -572,7 +566,7 @@ static void test_random(void **state)
 	(void)state;
 	umask(022);
 	for (size_t k = 0; k < nkinds(); k++) {
-		for (int i = rounds ? atoi(rounds) : 12, n = getenv("SCAN_ONE") ? i - 1 : 0; i > n;
+		for (int i = rounds ? atoi(rounds) : 6, n = getenv("SCAN_ONE") ? i - 1 : 0; i > n;
 		     i--) {
 			seed = (unsigned)i;
 			struct scan_options o = { .hash = true, .ignore = i % 3 ? NULL : ig };
@@ -632,6 +626,8 @@ static void test_overflow(void **state)
 
 	(void)state;
 	for (size_t k = 0; k < nkinds(); k++) {
+		if (events_max(kinds[k]) > 20000)
+			continue;
 		char *dir = files_tmpfs();
 		struct scan_options o = { .hash = true };
 		struct side s;
@@ -732,7 +728,7 @@ static void test_speed(void **state)
 {
 	char *dir = files_new("test_sync_scan");
 	const char *want = getenv("SCAN_FILES");
-	int files = want ? atoi(want) : 5000;
+	int files = want ? atoi(want) : 2000;
 	struct side s;
 	double t;
 

@@ -248,6 +248,7 @@ static void test_halts(void **state)
 	say("{\"proceed\":true}");
 	fence();
 	both_alike();
+	wait_for_state("watching");
 	/* The root itself. */
 	shell(dir, "rm -r beta");
 	wait_for_state("halted");
@@ -256,6 +257,7 @@ static void test_halts(void **state)
 	double end = seconds() + WAIT_S;
 	while (!(ended & 1) && seconds() < end)
 		some();
+	assert_true(ended & 1);
 	assert_int_equal(ended_codes[0], 0);
 	pair_end();
 	/* A root that was made anew is another one: nothing is deleted for that. */
@@ -365,6 +367,27 @@ static void test_killed(void **state)
 		   "find beta store-b/stage -name '.tstunnel*' | wc -l | grep -qx 0");
 }
 
+/* Alpha was made anew, or its memory is lost: what beta was given is no reason to remove it. */
+static void test_anew(void **state)
+{
+	(void)state;
+	shell(dir, "cd alpha; mkdir d; echo 1 >d/a; echo 2 >b; echo 3 >c");
+	pair_start(SAFE);
+	fence();
+	pair_end();
+	shell(dir, "rm -rf alpha; mkdir -m 755 alpha; echo 3 >alpha/c; echo 4 >alpha/new");
+	pair_start(SAFE);
+	fence();
+	shell(dir, "grep -q 1 alpha/d/a && grep -q 2 alpha/b && grep -q 4 beta/new");
+	both_alike();
+	pair_end();
+	shell(dir, "rm -r store-a alpha/d");
+	pair_start(SAFE);
+	fence();
+	shell(dir, "grep -q 1 alpha/d/a && grep -q 1 beta/d/a");
+	both_alike();
+}
+
 static void test_refused(void **state)
 {
 	(void)state;
@@ -394,6 +417,7 @@ int main(void)
 		TEST(test_left_out),
 		TEST(test_only_one_file),
 		TEST(test_killed),
+		TEST(test_anew),
 		TEST(test_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

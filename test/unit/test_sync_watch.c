@@ -126,9 +126,18 @@ static const struct {
 	    { "fanotify", "test_sync_watch" },
 	    { "fanotify", "/dev/shm/test_sync_watch" } };
 
-static size_t nall(void)
+/* The next that this kernel has; false at the end. */
+static bool next_kind(size_t *i)
 {
-	return geteuid() == 0 ? 4 : 2;
+	for (; *i < ARRAY_LEN(all); ++*i) {
+		bool shm = all[*i].where[0] == '/';
+		if (shm && access("/dev/shm", W_OK) < 0)
+			continue;
+		if (strcmp(all[*i].kind, "inotify") == 0 ||
+		    fanotify_works(shm ? "/dev/shm" : "/tmp"))
+			return true;
+	}
+	return false;
 }
 
 static void has(const char *text, const char *what)
@@ -202,7 +211,7 @@ static void one_kind(const char *kind, const char *where)
 static void test_names(void **state)
 {
 	(void)state;
-	for (size_t i = 0; i < nall(); i++)
+	for (size_t i = 0; next_kind(&i); i++)
 		one_kind(all[i].kind, all[i].where);
 }
 
@@ -212,7 +221,7 @@ static void test_moved(void **state)
 	struct env e;
 
 	(void)state;
-	for (size_t i = 0; i < nall(); i++) {
+	for (size_t i = 0; next_kind(&i); i++) {
 		env_open(&e, all[i].kind, all[i].where);
 		struct node *old = tree_find(e.tree, SLICE("a/b"));
 		assert_int_equal(rename(at(e.dir, "a/b"), at(e.dir, "c/d")), 0);
@@ -257,7 +266,7 @@ static void test_root_gone(void **state)
 	struct env e;
 
 	(void)state;
-	for (size_t i = 0; i < nall(); i++) {
+	for (size_t i = 0; next_kind(&i); i++) {
 		env_open(&e, all[i].kind, all[i].where);
 		char *to = xasprintf("%s.moved", e.dir);
 		assert_int_equal(rename(e.dir, to), 0);
@@ -281,7 +290,9 @@ static void test_overflow(void **state)
 	char name[40];
 
 	(void)state;
-	for (size_t i = 1; i < nall(); i += 2) {
+	for (size_t i = 0; next_kind(&i); i++) {
+		if (all[i].where[0] != '/' || events_max(all[i].kind) > 17000)
+			continue; /* where files are cheap */
 		env_open(&e, all[i].kind, all[i].where);
 		for (int k = 0; k < 18000; k++) {
 			snprintf(name, sizeof(name), "%s/%d", k % 2 ? "a" : "c", k);
@@ -302,7 +313,7 @@ static void test_table(void **state)
 	char name[40];
 
 	(void)state;
-	for (size_t i = 1; i < nall(); i += 2) {
+	for (size_t i = 0; next_kind(&i); i++) {
 		env_open(&e, all[i].kind, all[i].where);
 		for (int k = 0; k < 3000; k++) {
 			snprintf(name, sizeof(name), "c/%d", (k * 7919) % 500);

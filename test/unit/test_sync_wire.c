@@ -94,8 +94,8 @@ static void there_and_back(struct msg *m, char *buf)
 
 static bool has_data(enum msg_type type)
 {
-	return type == MSG_IGNORE || type == MSG_PUT || type == MSG_DATA || type == MSG_OPENED ||
-	       type == MSG_SIGNATURE;
+	return type == MSG_OPEN || type == MSG_IGNORE || type == MSG_PUT || type == MSG_DATA ||
+	       type == MSG_OPENED || type == MSG_SIGNATURE;
 }
 
 /* Shorter, and told so: refused, but for data, which is as long as it is. */
@@ -211,9 +211,9 @@ static int get(const char *p, size_t n)
 /* An ENTRY for "a" with a version of these bytes. */
 static int entry(const char *version, size_t n)
 {
-	char buf[256] = { 0, 0, 0, (char)(4 + n), MSG_ENTRY, 0, 1, 'a' };
-	memcpy(buf + 8, version, n);
-	return get(buf, 8 + n);
+	char buf[256] = { 0, 0, 0, (char)(8 + n), MSG_ENTRY, 0, 0, 0, 0, 0, 1, 'a' };
+	memcpy(buf + 12, version, n);
+	return get(buf, 12 + n);
 }
 
 static void test_versions(void **state)

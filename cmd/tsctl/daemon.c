@@ -1,20 +1,26 @@
-/* tsctl forward daemon: keeps the forwards of one user. It is started by the first of them and ends
- * with the last. */
+/* tsctl daemon: keeps the forwards and the syncs of one user. It is started by the first of them
+ * and ends with the last. */
+#include "cmd/tsctl/daemon.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "cmd/tsctl/cmd.h"
 #include "cmd/tsctl/forward.h"
 #include "cmd/tsctl/forward_api.h"
 #include "cmd/tsctl/instance.h"
+#include "cmd/tsctl/sync_api.h"
+#include "cmd/tsctl/sync_keep.h"
 #include "proto/tstunnel/version.h"
+#include "reactor/child.h"
 #include "reactor/err.h"
 #include "reactor/listen.h"
 #include "reactor/log.h"
 #include "reactor/opt.h"
 #include "reactor/signals.h"
 
-enum { FIRST_MS = 10000 /* for the one that starts it to ask for a forward */, GRACE_MS = 10000 };
+enum { FIRST_MS = 10000 /* for the one that starts it to ask for something */, GRACE_MS = 10000 };
 
 struct daemon_flags {
 	const char *log_level;
@@ -22,12 +28,15 @@ struct daemon_flags {
 	bool detached, log_json;
 };
 
-struct forward_daemon {
+struct daemon {
 	const struct daemon_flags *flags;
 	struct reactor *rx;
 	struct instance instance;
+	struct tunnels tunnels;
 	struct forward_set set;
 	struct forward_api api;
+	struct sync_keep syncs;
+	struct sync_api sync_api;
 	struct http_server http;
 	struct listener *listener;
 	struct signals signals;
@@ -36,7 +45,7 @@ struct forward_daemon {
 	int starter; /* a pipe to the command that started us, until we serve; else stderr */
 };
 
-static int fail(const struct forward_daemon *d, const char *text)
+static int fail(const struct daemon *d, const char *text)
 {
 	dprintf(d->starter, "Error: %s\n", text);
 	return 1;
@@ -46,9 +55,9 @@ static int fail(const struct forward_daemon *d, const char *text)
 
 /* Nobody is answered any more; whoever asks next starts another daemon, which waits for our lock.
  */
-static void stop_listening(struct forward_daemon *d)
+static void stop_listening(struct daemon *d)
 {
-	d->api.ending = true;
+	d->api.ending = d->sync_api.ending = true;
 	timer_clear(d->rx, &d->first);
 	listener_close(d->listener);
 	d->listener = NULL;
@@ -57,45 +66,44 @@ static void stop_listening(struct forward_daemon *d)
 
 static void on_http_empty(void *arg)
 {
-	const struct forward_api *a = arg; /* as for the requests */
-	struct forward_daemon *d = a->arg;
+	struct daemon *d = arg;
 	if (!d->draining)
 		reactor_stop(d->rx, 0);
 }
 
-/* The last forward is gone, and its reply is on its way. */
+/* The last forward or sync is gone, and its reply is on its way. */
 static void on_idle(void *arg)
 {
-	struct forward_daemon *d = arg;
-	if (!d->api.ending)
+	struct daemon *d = arg;
+	bool busy = d->set.n || d->syncs.set.n || forward_api_busy(&d->api) ||
+		    sync_api_busy(&d->sync_api) || sync_keep_busy(&d->syncs);
+	if (!busy && !d->api.ending)
 		stop_listening(d);
 }
 
 static void on_first(struct timer *t)
 {
-	struct forward_daemon *d = container_of(t, struct forward_daemon, first);
-	if (d->set.n == 0 && list_empty(&d->api.jobs) && list_empty(&d->api.requests))
-		on_idle(d);
+	on_idle(container_of(t, struct daemon, first));
 }
 
 static void on_drained(void *arg)
 {
-	struct forward_daemon *d = arg;
+	struct daemon *d = arg;
 	reactor_stop(d->rx, 0);
 }
 
 static void on_grace(struct timer *t)
 {
-	struct forward_daemon *d = container_of(t, struct forward_daemon, grace);
+	struct daemon *d = container_of(t, struct daemon, grace);
 	log_warn("drain gave-up");
 	reactor_stop(d->rx, 0);
 }
 
 static void on_signal(void *arg, int signo)
 {
-	struct forward_daemon *d = arg;
+	struct daemon *d = arg;
 	if (signo == SIGHUP) {
-		set_reload(&d->set);
+		tunnels_reload(&d->tunnels);
 		return;
 	}
 	if (d->draining) { /* asked twice */
@@ -106,29 +114,69 @@ static void on_signal(void *arg, int signo)
 	d->draining = true;
 	stop_listening(d);
 	forward_api_end(&d->api);
+	sync_api_end(&d->sync_api);
+	sync_keep_close(&d->syncs); /* what is not done yet is done by the next one */
 	timer_set(d->rx, &d->grace, d->flags->grace_ms);
 	set_drain(&d->set, on_drained, d);
 }
 
 /* --- the start --- */
 
+static void on_tunnel_changed(void *arg)
+{
+	struct daemon *d = arg;
+	sync_set_tunnel_changed(&d->syncs.set);
+}
+
+static void on_tunnel_goaway(void *arg)
+{
+	struct daemon *d = arg;
+	sync_set_tunnel_goaway(&d->syncs.set);
+}
+
+static void on_create(void *arg, struct http_conn *c, struct json_doc *doc)
+{
+	struct daemon *d = arg;
+	sync_keep_create(&d->syncs, c, doc);
+}
+
+static void on_request(struct http_conn *c, struct http_head *head, void *arg)
+{
+	struct daemon *d = arg;
+	if (!sync_api_handle(&d->sync_api, c, head))
+		forward_api_handle(c, head, &d->api);
+}
+
 static void on_accept(void *arg, int fd, const struct sockaddr *peer)
 {
-	struct forward_daemon *d = arg;
+	struct daemon *d = arg;
 	(void)peer;
 	http_server_accept(&d->http, fd_stream_new(d->rx, fd), "control");
 }
 
-static int open_all(struct forward_daemon *d, char *err, size_t errlen)
+static int open_all(struct daemon *d, char *err, size_t errlen)
 {
-	int r = set_open(&d->set, d->rx, err, errlen);
+	d->tunnels = (struct tunnels){
+		.rx = d->rx, .changed = on_tunnel_changed, .goaway = on_tunnel_goaway, .arg = d
+	};
+	tunnels_init(&d->tunnels);
+	sync_set_init(&d->syncs.set, d->rx); /* a tunnel may tell of itself early */
+	int r = set_open(&d->set, &d->tunnels, err, errlen);
+	if (r == 0)
+		r = sync_keep_open(&d->syncs, &d->tunnels, err, errlen);
 	if (r < 0)
 		return r;
 	d->api = (struct forward_api){ .set = &d->set, .rx = d->rx, .idle = on_idle, .arg = d };
 	forward_api_init(&d->api);
+	d->syncs.idle = on_idle;
+	d->syncs.arg = d;
+	d->sync_api = (struct sync_api){
+		.set = &d->syncs.set, .rx = d->rx, .create = on_create, .idle = on_idle, .arg = d
+	};
+	sync_api_init(&d->sync_api);
 	d->http = (struct http_server){ .rx = d->rx,
-					.arg = &d->api,
-					.handle = forward_api_handle,
+					.arg = d,
+					.handle = on_request,
 					.empty = on_http_empty,
 					.conns_max = 256 };
 	http_server_init(&d->http);
@@ -141,7 +189,7 @@ static int open_all(struct forward_daemon *d, char *err, size_t errlen)
 	return 0;
 }
 
-static int serve(struct forward_daemon *d)
+static int serve(struct daemon *d)
 {
 	static const int signals[] = { SIGTERM, SIGINT, SIGHUP, 0 };
 	char err[1024];
@@ -155,17 +203,21 @@ static int serve(struct forward_daemon *d)
 	} else {
 		if (d->flags->detached)
 			close(d->starter);
-		log_info("listening addr=%s forwards=%zu version=%s",
-			 addr_text(&d->instance.socket), d->set.n, TSTUNNEL_VERSION);
+		log_info("listening addr=%s forwards=%zu syncs=%zu version=%s",
+			 addr_text(&d->instance.socket), d->set.n, d->syncs.set.n,
+			 TSTUNNEL_VERSION);
 		timer_set(d->rx, &d->first, FIRST_MS);
 		code = reactor_run(d->rx);
 		forward_api_end(&d->api);
+		sync_api_end(&d->sync_api);
 		http_server_abort(&d->http);
 	}
 	timer_clear(d->rx, &d->first);
 	timer_clear(d->rx, &d->grace);
 	listener_close(d->listener);
+	sync_keep_close(&d->syncs);
 	set_close(&d->set);
+	child_kill_lingering();
 	signals_close(&d->signals);
 	stream_linger_end();
 	reactor_free(d->rx);
@@ -175,10 +227,10 @@ static int serve(struct forward_daemon *d)
 
 static int run(const struct daemon_flags *f)
 {
-	static struct forward_daemon d = { .starter = 2 };
+	static struct daemon d = { .starter = 2 };
 	char err[1024];
 	d.flags = f;
-	if (instance_init_single(&d.instance, FORWARD_DAEMON, err, sizeof(err)) < 0)
+	if (instance_init_single(&d.instance, DAEMON_NAME, err, sizeof(err)) < 0)
 		return fail(&d, err);
 	int r = instance_lock(&d.instance, NULL, err, sizeof(err));
 	if (r == -EADDRINUSE && f->detached)
@@ -197,7 +249,7 @@ static int run(const struct daemon_flags *f)
 	return code;
 }
 
-int cmd_forward_daemon(int argc, char **argv)
+int cmd_daemon(int argc, char **argv)
 {
 	struct daemon_flags f = { .log_level = "info", .grace_ms = GRACE_MS };
 	const struct opt opts[] = {
@@ -223,20 +275,21 @@ int cmd_forward_daemon(int argc, char **argv)
 		{ .kind = OPT_END },
 	};
 	const struct opt_command command = {
-		.name = "tsctl forward daemon",
+		.name = "tsctl daemon",
 		.args = "[OPTIONS]",
-		.summary = "Keeps the forwards of this user. Other commands start it when it is "
-			   "needed.",
+		.summary =
+		    "Keeps the forwards and syncs of this user. Other commands start it when "
+		    "it is needed.",
 		.opts = opts,
 		.more =
-		    "It ends with the last forward. Run it yourself to have it started with the "
+		    "It ends with the last of them. Run it yourself to have it started with the "
 		    "machine (systemd).\n",
 	};
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
 		return first == 0 ? 0 : FORWARD_USAGE;
 	if (first < argc) {
-		fprintf(stderr, "tsctl forward daemon: unexpected argument: %s\n", argv[first]);
+		fprintf(stderr, "tsctl daemon: unexpected argument: %s\n", argv[first]);
 		return FORWARD_USAGE;
 	}
 	log_set_program("tsctl");
