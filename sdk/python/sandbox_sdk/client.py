@@ -1,6 +1,7 @@
 """SandboxClient: the sessions of one server."""
 import urllib.parse
 
+from .errors import ProtocolError
 from .session import Session
 from .transport import Transport
 
@@ -50,7 +51,11 @@ class SandboxClient:
         found = []
         while limit is None or len(found) < limit:
             n = PAGE if limit is None else min(PAGE, limit - len(found))
-            page = self._http.call("GET", f"/v1/sessions?limit={n}&offset={offset + len(found)}")["sessions"]
+            page = self._http.call("GET", f"/v1/sessions?limit={n}&offset={offset + len(found)}")
+            try:
+                page = page["sessions"]
+            except (KeyError, TypeError) as e:
+                raise ProtocolError(f"that is no list of sessions: {page!r}") from e
             found += [Session(self._http, told) for told in page]
             if len(page) < n:
                 break
