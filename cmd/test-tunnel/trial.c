@@ -88,7 +88,8 @@ static void show_output(const struct step *s, const struct command_end *e)
 		if (i == 1 && both[i].n == 0)
 			continue;
 		printf("%s:\n", names[i]);
-		fwrite(both[i].p, 1, both[i].n, stdout);
+		if (both[i].n)
+			fwrite(both[i].p, 1, both[i].n, stdout);
 		if (both[i].n && both[i].p[both[i].n - 1] != '\n')
 			putchar('\n');
 		putchar('\n');
