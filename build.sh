@@ -26,7 +26,8 @@ FUZZ_PACKAGES="clang libclang-rt-dev"
 DEMO_PACKAGES="docker.io busybox-static openssl iproute2 iptables procps"
 TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python3-docker
 	python3-pytest curl"
-SSH_PACKAGES="openssh-server openssh-client dropbear-bin python3-paramiko rsync jq"
+SSH_PACKAGES="openssh-server openssh-client dropbear-bin openssl procps
+	python3-paramiko rsync jq"
 RELEASE_PACKAGES="g++ dpkg-dev"
 BENCH_PACKAGES="haproxy nginx libnginx-mod-stream stunnel4 socat openssh-server openssh-client
 	iproute2 util-linux strace linux-perf rsync unison git"

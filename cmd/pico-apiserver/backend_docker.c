@@ -103,11 +103,26 @@ static void refused(struct docker_box *x, const char *what, int status, const ch
 
 static void inspect_step(struct docker_box *x);
 
+/* status < 0: not known, since the engine has removed it already. */
+static void box_ended(struct docker_box *x, int64_t status)
+{
+	char text[600], with[40] = "";
+	if (status >= 0)
+		snprintf(with, sizeof(with), " with status %lld", (long long)status);
+	if (x->is_ready)
+		snprintf(text, sizeof(text), "the container has ended%s", with);
+	else
+		snprintf(text, sizeof(text),
+			 "the container has ended%s: does image %s run sshd as "
+			 "images/sandbox/README.md says?",
+			 with, x->image);
+	box_gone(x, -ERR_NOT_FOUND, text);
+}
+
 static void on_end(void *arg, int status, const char *why, struct slice body)
 {
 	struct docker_box *x = arg;
 	int64_t code = 0;
-	char text[400];
 	(void)why;
 	x->wait = NULL;
 	if (x->destroying || x->is_gone)
@@ -119,14 +134,10 @@ static void on_end(void *arg, int status, const char *why, struct slice body)
 	}
 	struct json_doc *doc = status == 200 ? json_parse(body, NULL, NULL) : NULL;
 	if (doc && json_i64(json_find(json_root(doc), "StatusCode"), &code) == 0)
-		snprintf(text, sizeof(text), "the container has ended with status %lld%s%s%s",
-			 (long long)code, x->is_ready ? "" : ": does image ",
-			 x->is_ready ? "" : x->image,
-			 x->is_ready ? "" : " run sshd (images/sandbox/README.md)?");
+		box_ended(x, code);
 	else
-		snprintf(text, sizeof(text), "the container was removed");
+		box_ended(x, -1);
 	json_free(doc);
-	box_gone(x, -ERR_NOT_FOUND, text);
 }
 
 static void wait_step(struct docker_box *x)
@@ -144,7 +155,11 @@ static struct stream *connect_box(struct docker_box *x)
 {
 	if (x->by_exec)
 		return docker_exec(&x->d->api, x->id, slice_str(exec_sshd));
-	return dial(x->d->b.rx, &x->at, 0);
+	if (x->at.host[0])
+		return dial(x->d->b.rx, &x->at, 0);
+	struct stream *s = fd_stream_pending(x->d->b.rx); /* dial would take it for localhost */
+	fd_stream_fail(s, -ECONNREFUSED, "the container's address is not known yet");
+	return s;
 }
 
 static struct stream *probe_connect(void *arg)
@@ -222,13 +237,17 @@ static void on_inspected(void *arg, int status, const char *why, struct slice bo
 		later(x, RETRY_MS, inspect_step);
 		return;
 	}
+	if (status == 404) {
+		box_ended(x, -1);
+		return;
+	}
 	struct json_doc *doc = status == 200 ? json_parse(body, NULL, NULL) : NULL;
 	if (!doc || docker_inspect_read(doc, &i) < 0) {
 		refused(x, "tell of the container", status, why, body);
 	} else if (!slice_eq(i.session, slice_str(x->session))) {
 		box_gone(x, -ERR_NOT_FOUND, "a container of that name belongs to somebody else");
 	} else if (!i.running) {
-		box_gone(x, -ERR_NOT_FOUND, "the container has ended");
+		box_ended(x, i.exit_code);
 	} else {
 		free(x->id);
 		x->id = xslicedup(i.id);

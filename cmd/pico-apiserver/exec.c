@@ -3,20 +3,17 @@
 #include <signal.h>
 
 #include "cmd/pico-apiserver/api.h"
+#include "cmd/pico-apiserver/order.h"
 #include "reactor/err.h"
 #include "reactor/utf8.h"
 
 enum {
 	BODY_MAX = 256 * 1024,
-	COMMAND_MAX = 96 * 1024, /* one argument (MAX_ARG_STRLEN), and a packet to init */
 	STDIN_MAX = BODY_MAX,
 	OUTPUT_MAX = 1 << 20, /* of each stream, in the whole form */
 	REPLY_MAX = 16 << 20,
 	PIECE = 32 * 1024, /* of the streaming form */
 	LINE_MAX_BYTES = 8 * PIECE,
-	TIMEOUT_DEFAULT_MS = 60 * 1000,
-	TIMEOUT_MAX_S = 28800,
-	ENV_MAX = 256,
 	LINGER_MS = 250 /* background children that hold the output */
 };
 
@@ -325,115 +322,7 @@ static void on_ended(void *arg, const struct child_status *st)
 	task_wake(j->c->sv->rx, &j->c->task);
 }
 
-/* --- requests --- */
-
-struct order {
-	struct json_doc *doc;
-	char *argv[4];
-	char *envp[ENV_MAX + 1];
-	size_t nenv;
-	char *dir;
-	struct slice input;
-	uint64_t timeout_ms;
-	bool streaming;
-};
-
-static void order_end(struct order *o)
-{
-	for (size_t i = 0; i < ARRAY_LEN(o->argv); i++)
-		free(o->argv[i]);
-	for (size_t i = 0; i < o->nenv; i++)
-		free(o->envp[i]);
-	free(o->dir);
-	json_free(o->doc);
-}
-
-static bool env_name_ok(struct slice n)
-{
-	for (size_t i = 0; i < n.n; i++)
-		if (!((n.p[i] >= 'a' && n.p[i] <= 'z') || (n.p[i] >= 'A' && n.p[i] <= 'Z') ||
-		      n.p[i] == '_' || (i && n.p[i] >= '0' && n.p[i] <= '9')))
-			return false;
-	return n.n > 0 && n.n <= 128;
-}
-
-static const char *take_env(struct order *o, struct json *env)
-{
-	if (env && env->type != JSON_NULL && env->type != JSON_OBJECT)
-		return "env must be an object of strings";
-	for (struct json *v = json_first(env); v; v = json_next(v)) {
-		struct slice text;
-		if (o->nenv == ENV_MAX)
-			return "env has over 256 variables";
-		if (!env_name_ok(v->name) || json_str(o->doc, v, &text) < 0 ||
-		    (text.n && memchr(text.p, '\0', text.n)))
-			return "env must be an object of strings, its names letters, digits and _";
-		o->envp[o->nenv++] = xasprintf("%.*s=%.*s", SLICE_FMT(v->name), SLICE_FMT(text));
-	}
-	return NULL;
-}
-
-static const char *take_rest(struct order *o, struct json *root)
-{
-	struct slice dir = SLICE("");
-	struct json *timeout = json_member(root, SLICE("timeout"));
-	struct json *cwd = json_member(root, SLICE("cwd"));
-	struct json *input = json_member(root, SLICE("stdin"));
-	struct json *stream = json_member(root, SLICE("stream"));
-	if (timeout && timeout->type != JSON_NULL) {
-		double s = timeout->type == JSON_NUMBER ? strtod(timeout->raw.p, NULL) : -1;
-		if (!(s > 0 && s <= TIMEOUT_MAX_S))
-			return "timeout must be a number of seconds, over 0 and up to 28800";
-		o->timeout_ms = MAX((uint64_t)(s * 1000), 1);
-	}
-	if (json_str(o->doc, cwd, &dir) == -EINVAL || (dir.n && memchr(dir.p, '\0', dir.n)))
-		return "cwd must be a path";
-	if (json_str(o->doc, input, &o->input) == -EINVAL)
-		return "stdin must be a string";
-	if (json_bool(stream, &o->streaming) == -EINVAL)
-		return "stream must be true or false";
-	o->dir = dir.n ? xslicedup(dir) : NULL;
-	return take_env(o, json_member(root, SLICE("env")));
-}
-
-static const char *take_text(struct order *o, struct json *root, const char *name, char **out)
-{
-	struct slice text;
-	if (json_str(o->doc, json_member(root, slice_str(name)), &text) < 0 || text.n == 0 ||
-	    memchr(text.p, '\0', text.n))
-		return "command (or code) must be a text that is not empty";
-	if (text.n > COMMAND_MAX)
-		return "command (or code) is over 96 KiB: upload it as a file";
-	*out = xslicedup(text);
-	return NULL;
-}
-
-static const char *take_command(struct order *o, struct json *root)
-{
-	o->argv[0] = xstrdup("/bin/bash");
-	o->argv[1] = xstrdup("-c");
-	return take_text(o, root, "command", &o->argv[2]);
-}
-
-static const char *take_code(struct order *o, struct json *root)
-{
-	static const struct {
-		const char *language, *program, *flag;
-	} all[] = { { "python", "python3", "-c" },
-		    { "javascript", "node", "-e" },
-		    { "bash", "bash", "-c" } };
-	struct slice language = SLICE("python");
-	if (json_str(o->doc, json_member(root, SLICE("language")), &language) == -EINVAL)
-		return "language must be python, javascript or bash";
-	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
-		if (!slice_eq(language, slice_str(all[i].language)))
-			continue;
-		o->argv[0] = xstrdup(all[i].program);
-		o->argv[1] = xstrdup(all[i].flag);
-		return take_text(o, root, "code", &o->argv[2]);
-	}
-	return "language must be python, javascript or bash";
-}
+/* --- start --- */
 
 static void start(struct call *c, struct session *s, struct order *o)
 {
@@ -476,19 +365,10 @@ static void start(struct call *c, struct session *s, struct order *o)
 }
 
 /* The body is parsed when the sandbox runs: once, by whichever comes last. */
-static void go(struct call *c, struct session *s,
-	       const char *(*take)(struct order *, struct json *))
+static void go(struct call *c, struct session *s, bool code)
 {
-	struct order o = { .timeout_ms = TIMEOUT_DEFAULT_MS, .input = SLICE("") };
-	struct json_error e;
-	const char *why = NULL;
-	o.doc = json_parse(buf_data(&c->body), NULL, &e);
-	if (!o.doc || json_root(o.doc)->type != JSON_OBJECT)
-		why = "the body must be a JSON object";
-	if (!why)
-		why = take(&o, json_root(o.doc));
-	if (!why)
-		why = take_rest(&o, json_root(o.doc));
+	struct order o;
+	const char *why = order_parse(&o, buf_data(&c->body), code);
 	if (why)
 		call_error(c, 400, "INVALID_REQUEST", 0, NULL, "%s", why);
 	else
@@ -498,12 +378,12 @@ static void go(struct call *c, struct session *s,
 
 static void go_command(struct call *c, struct session *s)
 {
-	go(c, s, take_command);
+	go(c, s, false);
 }
 
 static void go_code(struct call *c, struct session *s)
 {
-	go(c, s, take_code);
+	go(c, s, true);
 }
 
 static void read_then(struct call *c, void (*then)(struct call *, struct session *))

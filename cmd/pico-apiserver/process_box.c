@@ -11,7 +11,7 @@
 int process_dial(const char *dir, int *pid)
 {
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	struct ucred who;
+	struct ucred who = { 0 };
 	socklen_t n = sizeof(who);
 	/* By descriptor: the path may be longer than a socket's name can be. */
 	int at = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -162,24 +162,28 @@ static void run_run(struct task *t)
 	r->ended(r->arg, &st);
 }
 
+/* Strings of a list that ends with NULL, their number to *count. */
+static int put_words(struct buf *b, char *const *words, uint32_t *count)
+{
+	int r = 0;
+	for (*count = 0; words && *words && r == 0; words++, ++*count)
+		r = buf_put(b, slice_of(*words, strlen(*words) + 1));
+	return r;
+}
+
 /* The request as a packet; false: too long. */
 static bool run_packet(struct buf *b, const struct box_command *c)
 {
 	struct init_request q = { .kind = INIT_RUN };
-	while (c->argv[q.argc])
-		q.argc++;
-	while (c->envp && c->envp[q.envc])
-		q.envc++;
-	if (q.argc + q.envc > INIT_WORDS_MAX)
-		return false;
-	int r = buf_put(b, slice_of(&q, sizeof(q)));
 	const char *dir = c->dir ? c->dir : "";
+	int r = buf_put(b, slice_of(&q, sizeof(q)));
 	r = r ? r : buf_put(b, slice_of(dir, strlen(dir) + 1));
-	for (uint32_t i = 0; i < q.argc && r == 0; i++)
-		r = buf_put(b, slice_of(c->argv[i], strlen(c->argv[i]) + 1));
-	for (uint32_t i = 0; i < q.envc && r == 0; i++)
-		r = buf_put(b, slice_of(c->envp[i], strlen(c->envp[i]) + 1));
-	return r == 0;
+	r = r ? r : put_words(b, c->argv, &q.argc);
+	r = r ? r : put_words(b, c->envp, &q.envc);
+	if (r < 0 || q.argc + q.envc > INIT_WORDS_MAX)
+		return false;
+	memcpy(b->base + b->head, &q, sizeof(q));
+	return true;
 }
 
 static struct stream *take(struct reactor *rx, int *fd)

@@ -82,7 +82,8 @@ static void on_failed(void *arg, int code, const char *why)
 static int run_kill(struct box_run *b, int signo)
 {
 	struct ssh_run *r = container_of(b, struct ssh_run, run);
-	char *command = xasprintf("kill -s %s -- -$(cat /tmp/.%s)", sigabbrev_np(signo), r->mark);
+	char *command = xasprintf("m=/tmp/.%s; kill -s %s -- -$(cat $m); rm -f $m", r->mark,
+				  sigabbrev_np(signo));
 	if (!r->killer)
 		r->killer = ssh_exec(r->client, &(struct ssh_exec){ .command = command });
 	free(command);

@@ -1,4 +1,4 @@
-#include "cmd/pico-apiserver/sandbox.h"
+#include "cmd/pico-apiserver/sandbox_int.h"
 
 #include <errno.h>
 #include <time.h>
@@ -6,14 +6,9 @@
 #include "reactor/err.h"
 #include "reactor/log.h"
 
-enum { TOMBSTONES = 4096, FAILED_KEEP_MS = 300 * 1000, LIST_RETRY_MS = 5000, SAMPLE_MS = 1000 };
+enum { TOMBSTONES = 4096, FAILED_KEEP_MS = 300 * 1000, SAMPLE_MS = 1000 };
 
-struct tombstone {
-	char id[SANDBOX_ID_LEN + 1];
-	char *owner;
-};
-
-static int64_t now_s(void)
+int64_t session_now(void)
 {
 	return (int64_t)time(NULL);
 }
@@ -28,7 +23,7 @@ static struct session **bucket_of(struct sessions *set, struct slice id)
 	return &set->bucket[h % ARRAY_LEN(set->bucket)];
 }
 
-static struct session *find(struct sessions *set, struct slice id)
+struct session *session_by_id(struct sessions *set, struct slice id)
 {
 	struct session *s = *bucket_of(set, id);
 	while (s && !slice_eq(slice_str(s->r.id), id))
@@ -39,7 +34,7 @@ static struct session *find(struct sessions *set, struct slice id)
 static void fire(struct timer *t);
 
 /* Takes the record. */
-static struct session *add(struct sessions *set, struct sandbox_record *r)
+struct session *session_add(struct sessions *set, struct sandbox_record *r)
 {
 	struct session *s = xcalloc(1, sizeof(*s));
 	s->set = set;
@@ -78,7 +73,7 @@ static void settle(struct session *s, bool gone, int code, const char *why)
 }
 
 /* The end of s: it is in no list afterwards. */
-static void drop(struct session *s, const char *why)
+void session_drop(struct session *s, const char *why)
 {
 	struct sessions *set = s->set;
 	struct session **at = bucket_of(set, slice_str(s->r.id));
@@ -100,7 +95,7 @@ static void drop(struct session *s, const char *why)
 		*set->drained = true;
 }
 
-static void bury(struct session *s)
+void session_bury(struct session *s)
 {
 	struct sessions *set = s->set;
 	if (!set->tomb)
@@ -115,7 +110,7 @@ static void bury(struct session *s)
 
 /* --- time --- */
 
-static uint64_t ms_until(int64_t t)
+uint64_t session_ms_until(int64_t t)
 {
 	struct timespec ts;
 	clock_gettime(CLOCK_REALTIME, &ts);
@@ -131,7 +126,7 @@ static int64_t due(const struct session *s)
 
 static void arm(struct session *s)
 {
-	timer_set(s->set->rx, &s->timer, ms_until(due(s)) + 1);
+	timer_set(s->set->rx, &s->timer, session_ms_until(due(s)) + 1);
 }
 
 static void give_up(struct session *s, const char *why);
@@ -140,14 +135,14 @@ static void fire(struct timer *t)
 {
 	struct session *s = container_of(t, struct session, timer);
 	if (s->r.state == SANDBOX_FAILED) {
-		drop(s, s->why);
+		session_drop(s, s->why);
 		return;
 	}
 	tunnels_sample(s);
-	if (due(s) <= now_s()) {
+	if (due(s) <= session_now()) {
 		log_info("session-expired id=%s name=%s reason=%s", s->r.id, s->r.name,
-			 s->r.expires <= now_s() ? "ttl" : "idle");
-		bury(s);
+			 s->r.expires <= session_now() ? "ttl" : "idle");
+		session_bury(s);
 		session_delete(s);
 	} else if (s->r.state == SANDBOX_CREATING && s->set->listed) {
 		give_up(s, "the sandbox was not ready in time");
@@ -157,7 +152,7 @@ static void fire(struct timer *t)
 }
 
 /* Idle times depend on tunnels' bytes, which nobody tells us of. */
-static void sample(struct timer *t)
+void session_sample_all(struct timer *t)
 {
 	struct sessions *set = container_of(t, struct sessions, sample);
 	for (struct list *l = set->all.next; l != &set->all; l = l->next)
@@ -167,7 +162,7 @@ static void sample(struct timer *t)
 
 void session_touch(struct session *s)
 {
-	s->r.active = now_s();
+	s->r.active = session_now();
 }
 
 /* --- states --- */
@@ -199,7 +194,7 @@ void session_unwait(struct session_waiter *w)
 		list_del(&w->link);
 }
 
-static void on_ready(void *arg, const char *fingerprint, bool paused)
+void session_on_ready(void *arg, const char *fingerprint, bool paused)
 {
 	struct session *s = arg;
 	if (s->r.state != SANDBOX_CREATING)
@@ -229,7 +224,7 @@ static void on_removed(void *arg, int code, const char *why)
 		return;
 	}
 	log_info("session-gone id=%s name=%s", s->r.id, s->r.name);
-	drop(s, "the session was deleted");
+	session_drop(s, "the session was deleted");
 }
 
 /* There is no sandbox (any more): what is left of it goes, the session stays for its message. */
@@ -247,7 +242,7 @@ static void give_up(struct session *s, const char *why)
 	settle(s, false, -ERR_NOT_FOUND, s->why);
 }
 
-static void on_gone(void *arg, int code, const char *why)
+void session_on_gone(void *arg, int code, const char *why)
 {
 	struct session *s = arg;
 	if (s->r.state != SANDBOX_DELETING && s->r.state != SANDBOX_FAILED)
@@ -264,7 +259,7 @@ void session_delete(struct session *s)
 	tunnels_abort(s);
 	if (!s->box) {
 		store_remove(s->set->store, s->r.id);
-		drop(s, s->why ? s->why : "the session was deleted");
+		session_drop(s, s->why ? s->why : "the session was deleted");
 	} else if (!failed) { /* else that is under way */
 		s->box->ops->destroy(s->box, on_removed, s);
 	}
@@ -344,7 +339,7 @@ static int64_t next_order(struct sessions *set)
 	return MAX(us, last + 1);
 }
 
-static struct box_spec spec_of(const struct session *s)
+struct box_spec session_spec(const struct session *s)
 {
 	return (struct box_spec){ .id = s->r.id,
 				  .name = s->r.name,
@@ -374,7 +369,7 @@ struct session *session_create(struct sessions *set, const char *owner, struct s
 	snprintf(r.name, sizeof(r.name), "sandbox-%.8s", r.id);
 	if (name_taken(set, r.name))
 		snprintf(r.name, sizeof(r.name), "sandbox-%s", r.id);
-	r.created = r.active = now_s();
+	r.created = r.active = session_now();
 	r.expires = r.created + q->ttl;
 	r.order = next_order(set);
 	/* The intent is on disk before anything exists: whatever happens then is found again. */
@@ -389,9 +384,9 @@ struct session *session_create(struct sessions *set, const char *owner, struct s
 		sandbox_record_end(&r);
 		return NULL;
 	}
-	struct session *s = add(set, &r);
-	struct box_spec spec = spec_of(s);
-	struct box_events events = { on_ready, on_gone, s };
+	struct session *s = session_add(set, &r);
+	struct box_spec spec = session_spec(s);
+	struct box_events events = { session_on_ready, session_on_gone, s };
 	log_info("session-create id=%s name=%s owner=%s", s->r.id, s->r.name,
 		 log_quote(slice_str(owner)));
 	set->created_total++;
@@ -410,7 +405,7 @@ bool session_visible(const struct session *s, const char *owner)
 struct session *session_find(struct sessions *set, const char *owner, struct slice id,
 			     bool *expired)
 {
-	struct session *s = find(set, id);
+	struct session *s = session_by_id(set, id);
 	*expired = false;
 	if (s && session_visible(s, owner))
 		return s;
@@ -438,112 +433,4 @@ struct session *session_next(struct sessions *set, const char *owner, struct ses
 			return s;
 	}
 	return NULL;
-}
-
-/* --- start and end --- */
-
-static void on_record(void *arg, struct sandbox_record *r)
-{
-	struct session *s = add(arg, r);
-	if (s->r.state == SANDBOX_CREATING || s->r.state == SANDBOX_FAILED)
-		s->r.state = SANDBOX_DELETING; /* nobody was told of it */
-	else if (s->r.state != SANDBOX_DELETING)
-		s->r.state =
-		    SANDBOX_CREATING; /* until it is found; the backend knows if it is paused */
-	timer_set(s->set->rx, &s->timer, ms_until(s->r.expires) + 1);
-}
-
-static void on_found(void *arg, const struct box_found *f)
-{
-	struct sessions *set = arg;
-	struct session *s = find(set, slice_str(f->id));
-	bool wanted = s && s->r.state != SANDBOX_DELETING && s->r.expires > now_s() &&
-		      strcmp(s->r.name, f->name) == 0;
-	if (wanted) {
-		s->found = true;
-		return;
-	}
-	log_info("sandbox-leftover name=%s id=%s", log_quote(slice_str(f->name)),
-		 log_quote(slice_str(f->id)));
-	set->backend->ops->remove(set->backend, f, NULL, NULL);
-}
-
-static void on_listed(void *arg, int code, const char *why)
-{
-	struct sessions *set = arg;
-	if (code < 0) {
-		log_error("sandbox-list error=%s retry=%ds", log_quote(slice_str(why)),
-			  LIST_RETRY_MS / 1000);
-		timer_set(set->rx, &set->retry, LIST_RETRY_MS);
-		return;
-	}
-	set->listed = true;
-	for (struct list *l = set->all.next, *next; l != &set->all; l = next) {
-		struct session *s = container_of(l, struct session, link);
-		next = l->next;
-		if (s->box)
-			continue; /* made meanwhile */
-		if (!s->found) {
-			bool expired = s->r.expires <= now_s();
-			if (expired && s->r.state != SANDBOX_DELETING)
-				bury(s);
-			log_info("session-lost id=%s name=%s", s->r.id, s->r.name);
-			store_remove(set->store, s->r.id);
-			drop(s, "its sandbox did not survive");
-			continue;
-		}
-		struct box_spec spec = spec_of(s);
-		struct box_events events = { on_ready, on_gone, s };
-		s->r.state = SANDBOX_CREATING;
-		timer_set(set->rx, &s->timer, set->ready_ms);
-		s->box = set->backend->ops->adopt(set->backend, &spec, &events);
-	}
-}
-
-static void ask_list(struct timer *t)
-{
-	struct sessions *set = container_of(t, struct sessions, retry);
-	set->backend->ops->list(set->backend, on_found, on_listed, set);
-}
-
-int sessions_start(struct sessions *set)
-{
-	list_init(&set->all);
-	timer_init(&set->retry, ask_list);
-	timer_init(&set->sample, sample);
-	timer_set(set->rx, &set->sample, SAMPLE_MS);
-	int r = store_load(set->store, on_record, set);
-	if (r == 0)
-		ask_list(&set->retry);
-	return r;
-}
-
-void sessions_end(struct sessions *set, bool keep, bool *done)
-{
-	set->ending = true;
-	set->drained = done;
-	for (struct list *l = set->all.next, *next; l != &set->all; l = next) {
-		struct session *s = container_of(l, struct session, link);
-		next = l->next;
-		if (keep)
-			store_put(set->store, &s->r);
-		else
-			session_delete(s);
-	}
-	if (keep || set->n == 0)
-		*done = true;
-}
-
-void sessions_free(struct sessions *set)
-{
-	set->drained = NULL;
-	timer_clear(set->rx, &set->retry);
-	timer_clear(set->rx, &set->sample);
-	while (!list_empty(&set->all))
-		drop(container_of(set->all.next, struct session, link), "the server ends");
-	for (size_t i = 0; i < set->ntomb; i++)
-		free(set->tomb[i].owner);
-	free(set->tomb);
-	set->tomb = NULL;
-	set->ntomb = 0;
 }

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -91,7 +92,7 @@ void store_close(struct store *s)
 
 static int load_one(struct store *s, const char *name, struct sandbox_record *rec)
 {
-	char err[256] = "", bad[NAME_ROOM + 8];
+	char err[256] = "", bad[NAME_MAX + 8];
 	char *text = xmalloc(SANDBOX_RECORD_MAX);
 	int fd = openat(s->dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	ssize_t n = fd == -1 ? -1 : read(fd, text, SANDBOX_RECORD_MAX);

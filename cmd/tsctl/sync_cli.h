@@ -32,8 +32,8 @@ struct sync_list {
 };
 
 /* --- sync_client.c --- */
-/* Asks everybody: 0, or the exit status after an error message. Zeroed before, and to be released in
- * any case. */
+/* Asks everybody: 0, or the exit status after an error message. Zeroed before, and to be released
+ * in any case. */
 int sync_list_get(struct sync_list *);
 void sync_list_end(struct sync_list *);
 /* Those that names (or all) mean, into picked (as many as list.n), by name, id or the start of an

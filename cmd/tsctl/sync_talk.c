@@ -116,6 +116,7 @@ static void put_config(struct sync_job *j)
 	put_path(&w, "root", j->root);
 	put_bool(&w, "make", true);
 	put_bool(&w, "in_place", j->sp.file && j->sp.owner);
+	put_bool(&w, "owned", j->sp.owner);
 	json_put_end(&w);
 	line_end(j, &w);
 	free(root);

@@ -119,7 +119,7 @@ int kube_config_parse(struct kube_config *c, struct slice text, const char *dir,
 	struct reader r = { .dir = dir, .err = err, .errlen = errlen };
 	struct json_error wrong = { JSON_OK, 0 };
 	struct buf json;
-	*c = (struct kube_config){ NULL };
+	*c = (struct kube_config){ 0 };
 	buf_init(&json, TEXT_MAX);
 	if (yaml_to_json(text, &json, err, errlen) < 0) {
 		buf_end(&json);
@@ -162,7 +162,7 @@ int kube_config_in_cluster(struct kube_config *c)
 	const char *host = getenv("KUBERNETES_SERVICE_HOST");
 	const char *port = getenv("KUBERNETES_SERVICE_PORT");
 	const char *account = getenv("PICO_SERVICE_ACCOUNT_DIR"); /* tests */
-	*c = (struct kube_config){ NULL };
+	*c = (struct kube_config){ 0 };
 	account = account ? account : ACCOUNT;
 	if (!host || !*host)
 		return -ENOENT;

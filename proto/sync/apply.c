@@ -52,18 +52,6 @@ int expect_look(const struct expect *e, int dir, const char *name, struct statx 
 	return expect_same(e, dir, name, sx, false) ? 0 : -ESTALE;
 }
 
-/* linkat(2) of a file that has no name; AT_EMPTY_PATH needs a capability before Linux 6.10. */
-static int file_name(int fd, int dir, const char *name)
-{
-	char link[32];
-	if (linkat(fd, "", dir, name, AT_EMPTY_PATH) == 0)
-		return 0;
-	if (errno != ENOENT)
-		return -errno;
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	return linkat(AT_FDCWD, link, dir, name, AT_SYMLINK_FOLLOW) == -1 ? -errno : 0;
-}
-
 /* rename(2) that never replaces. Where the filesystem cannot do that: link and unlink. */
 static int move_new(int dir, const char *name, int to, const char *toname)
 {
@@ -81,10 +69,7 @@ int thing_add(struct root *r, const struct thing *t, struct place *p)
 {
 	int err;
 	do {
-		if (t->name)
-			err = move_new(r->stage, t->name, p->dir, p->name);
-		else
-			err = file_name(t->fd, p->dir, p->name);
+		err = move_new(r->stage, t->name, p->dir, p->name);
 	} while (place_unlock(p, err));
 	return err == -EEXIST ? -ESTALE : err;
 }
@@ -235,17 +220,12 @@ int thing_swap(struct root *r, const struct thing *t, struct place *p, const cha
 	if (dir < 0)
 		return dir;
 	/* Under the name that the old one is to have: one rename does both. */
-	if (t->name)
-		err = renameat(r->stage, t->name, dir, name) == -1 ? -errno : 0;
-	else
-		err = file_name(t->fd, dir, name);
+	err = renameat(r->stage, t->name, dir, name) == -1 ? -errno : 0;
 	if (err < 0)
 		return err;
 	err = swap_named(r, dir, name, p, path, e, t->fd, &left);
-	if (err < 0 && left && t->name)
+	if (err < 0 && left)
 		renameat(dir, name, r->stage, t->name);
-	else if (err < 0 && left)
-		unlinkat(dir, name, 0);
 	return err;
 }
 
@@ -339,7 +319,21 @@ static int make_at(int dir, const char *name, const struct version *want)
 	return r == -1 ? -errno : 0;
 }
 
-static int place_make(struct place *p, const struct version *want, struct statx *sx)
+/* To the root's owner, if it is what we have just made and nobody has put something else there. */
+static void own(const struct root *r, int dir, const char *name, const struct version *want)
+{
+	struct stat st;
+	int fd = r->owned ? path_open(dir, name) : -1;
+	if (fd < 0)
+		return;
+	if (fstat(fd, &st) == 0 && st.st_uid == 0 &&
+	    (want->kind == SYNC_DIR ? S_ISDIR(st.st_mode) : S_ISLNK(st.st_mode)) &&
+	    fchownat(fd, "", r->uid, r->gid, AT_EMPTY_PATH) == -1)
+		errno = 0; /* it stays ours */
+	close(fd);
+}
+
+static int place_make(struct root *r, struct place *p, const struct version *want, struct statx *sx)
 {
 	int err;
 	do {
@@ -347,6 +341,7 @@ static int place_make(struct place *p, const struct version *want, struct statx 
 	} while (place_unlock(p, err));
 	if (err < 0)
 		return err == -EEXIST ? -ESTALE : err;
+	own(r, p->dir, p->name, want);
 	err = look_made(p, want, sx);
 	if (err == 0 && want->kind == SYNC_DIR && (sx->stx_mode & 0777) != want->mode)
 		err = dir_finish(p, want, sx);
@@ -365,7 +360,10 @@ static int place_remake(struct root *r, struct place *p, const char *path,
 		return err;
 	stage_name(r, name);
 	err = make_at(r->stage, name, want);
-	return err == 0 ? stage_swap(r, name, p, path, e, sx) : err;
+	if (err < 0)
+		return err;
+	own(r, r->stage, name, want);
+	return stage_swap(r, name, p, path, e, sx);
 }
 
 /* A directory or a link. */
@@ -376,7 +374,7 @@ static int make(struct root *r, const char *path, const struct version *want,
 	struct statx sx;
 	int err = place_open(r, path, &p);
 	if (err == 0)
-		err = e->v ? place_remake(r, &p, path, want, e, &sx) : place_make(&p, want, &sx);
+		err = e->v ? place_remake(r, &p, path, want, e, &sx) : place_make(r, &p, want, &sx);
 	if (err == 0)
 		stamp_set(stamp, &sx);
 	place_close(&p);

@@ -129,7 +129,7 @@ struct outgoing *outgoing_new(struct channel *ch, uint32_t id, struct root *root
 	o->holes = (uint64_t)st.st_blocks * 512 < v->size;
 	if (!o->holes)
 		o->data_end = v->size;
-	digest_init(&o->sum, NULL);
+	digest_init(&o->sum, v->size >= SIGNATURE_MIN ? &o->made : NULL);
 	if (sig) {
 		o->sig = *sig;
 		*sig = (struct signature){ 0 };
@@ -154,7 +154,7 @@ static int finish(struct outgoing *o)
 	if (fstat(o->fd, &st) == -1 || !file_is(&st, o->v, &o->stamp))
 		return abort_it(o, -ESTALE);
 	/* The stamp is the same and the content is not: a write within one tick of the clock. */
-	if (o->v->hashed && memcmp(o->v->digest, o->digest, SYNC_DIGEST) != 0)
+	if (o->v->hashed == 1 && memcmp(o->v->digest, o->digest, SYNC_DIGEST) != 0)
 		return abort_it(o, -ESTALE);
 	struct msg end = { .type = MSG_END, .id = o->id };
 	memcpy(end.digest, o->digest, SYNC_DIGEST);
@@ -229,6 +229,7 @@ void outgoing_free(struct outgoing *o)
 	list_del(&o->link);
 	delta_free(o->delta);
 	signature_end(&o->sig);
+	signature_end(&o->made);
 	version_unref(o->v);
 	close(o->fd);
 	free(o->path);

@@ -33,7 +33,11 @@ struct outgoing {
 	uint8_t digest[SYNC_DIGEST];
 	struct signature sig;
 	struct delta *delta;
+	/* once END was sent: of what was sent, if it is large; the owner may take it */
+	struct signature made;
 };
+
+enum { SIGNATURE_MIN = 1 << 20 }; /* smaller files have none */
 
 /* Opens it. sig (taken, NULL or n = 0: none) is of what the peer has. NULL with *err: -ESTALE,
  * -errno; nothing was sent then. */

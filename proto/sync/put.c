@@ -15,13 +15,13 @@ enum {
 };
 
 /* A file of 1 MiB or more has a name in the stage, n and a hash of what it is to be, so that it is
- * still there after kill -9; given up, it is p and the hash. Smaller ones have no name (O_TMPFILE),
- * and vanish with the descriptor. */
+ * still there after kill -9; given up, it is p and the hash. Smaller ones are t and a number, and
+ * go at the next start. (O_TMPFILE and linkat(2) are no faster on ext4.) */
 struct put {
 	struct root *r;
 	char *path;
 	int fd, basis;
-	bool named, copied; /* copied: from the basis */
+	bool copied; /* from the basis */
 	unsigned mode;
 	uint64_t size, off, end; /* end: of what was written, holes are not */
 	int64_t mtime_ns;
@@ -128,15 +128,10 @@ static int put_file(struct put *p)
 {
 	struct root *r = p->r;
 	int flags = O_RDWR | O_CLOEXEC;
-	if (!p->named && r->tmpfile) {
-		p->fd = openat(r->stage, ".", flags | O_TMPFILE, p->mode);
-		return p->fd == -1 ? -errno : 0;
-	}
-	if (!p->named)
+	if (!*p->name)
 		stage_name(r, p->name);
 	else
 		unlinkat(r->stage, p->name, 0);
-	p->named = true;
 	p->fd = openat(r->stage, p->name, flags | O_CREAT | O_EXCL | O_NOFOLLOW, p->mode);
 	return p->fd == -1 ? -errno : 0;
 }
@@ -160,7 +155,6 @@ struct put *put_new_from(struct root *r, const char *path, const struct version 
 		/* Not after all of it has come: is there a place for it? */
 		*err = place_open(r, path, &place);
 		place_close(&place);
-		p->named = true;
 		partial_name('n', path, want, p->name);
 	}
 	if (*err == 0)
@@ -317,9 +311,9 @@ void put_abort(struct put *p)
 	if (!p)
 		return;
 	bool room = p->err != -ENOSPC && p->err != -EDQUOT;
-	if (p->fd >= 0 && p->named && p->name[0] == 'n' && room)
+	if (p->fd >= 0 && p->name[0] == 'n' && room)
 		partial_keep(p->r->stage, p->name);
-	else if (p->fd >= 0 && p->named)
+	else if (p->fd >= 0)
 		unlinkat(p->r->stage, p->name, 0);
 	put_free(p);
 }
@@ -345,7 +339,8 @@ static int put_finish(struct put *p)
 	return futimens(p->fd, ts) == -1 ? -errno : 0;
 }
 
-/* It belongs to whom the old one belonged, or to the group of a set-group-id directory. */
+/* It belongs to whom the old one belonged, or to the root's owner, or to the group of a
+ * set-group-id directory. */
 static void put_owner(const struct put *p, const struct place *place, const struct statx *old)
 {
 	struct stat dir;
@@ -353,6 +348,9 @@ static void put_owner(const struct put *p, const struct place *place, const stru
 		if (old->stx_uid != geteuid() || old->stx_gid != getegid())
 			if (fchown(p->fd, old->stx_uid, old->stx_gid) == -1)
 				return; /* not ours to give away */
+	} else if (p->r->owned) {
+		if (fchown(p->fd, p->r->uid, p->r->gid) == -1)
+			return;
 	} else if (fstat(place->dir, &dir) == 0 && dir.st_mode & S_ISGID) {
 		if (fchown(p->fd, (uid_t)-1, dir.st_gid) == -1)
 			return;
@@ -361,7 +359,7 @@ static void put_owner(const struct put *p, const struct place *place, const stru
 
 static int put_place(struct put *p, struct place *place, const struct expect *e, struct statx *sx)
 {
-	struct thing t = { .fd = p->fd, .name = p->named ? p->name : NULL };
+	struct thing t = { .fd = p->fd, .name = p->name };
 	int err = 0;
 	sx->stx_mask = 0;
 	if (e->v)
@@ -459,7 +457,7 @@ int put_end(struct put *p, const struct expect *e, struct stamp *stamp)
 		err = place_open(p->r, p->path, &place);
 	if (err == 0 && p->r->in_place && e->v && e->v->kind == SYNC_FILE) {
 		err = put_over(p, &place, e, &sx);
-		if (err == 0 && p->named)
+		if (err == 0)
 			unlinkat(p->r->stage, p->name, 0);
 	} else if (err == 0) {
 		err = put_place(p, &place, e, &sx);
@@ -471,7 +469,7 @@ int put_end(struct put *p, const struct expect *e, struct stamp *stamp)
 		return err;
 	}
 	*stamp = (struct stamp){ .ino = sx.stx_ino, .ctime_ns = look_ctime(&sx) };
-	if (p->named && p->name[0] == 'n') {
+	if (p->name[0] == 'n') {
 		p->name[0] = 'p';
 		unlinkat(p->r->stage, p->name, 0);
 	}

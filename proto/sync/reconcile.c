@@ -81,7 +81,7 @@ static struct version *with_meta(const struct version *v, unsigned mode, int64_t
 {
 	if (v->kind == SYNC_DIR)
 		return version_dir(mode);
-	return version_file(mode, v->size, mtime_ns, v->hashed ? v->digest : NULL);
+	return version_file(mode, v->size, mtime_ns, v->hashed == 1 ? v->digest : NULL);
 }
 
 /* Both have the same content: mode and mtime are what may differ. */

@@ -70,7 +70,7 @@ static void put_entry(char **out, const struct record *r)
 	if (v->kind == SYNC_FILE) {
 		put_le(out, v->size, 8);
 		put_le(out, (uint64_t)v->mtime_ns, 8);
-		if (v->hashed)
+		if (v->hashed == 1)
 			put_slice(out, slice_of(v->digest, SYNC_DIGEST));
 	} else if (v->kind == SYNC_LINK) {
 		put_slice(out, slice_of((const char *)v + offsetof(struct version, target),

@@ -229,6 +229,12 @@ int root_hash(struct root *r, const char *path, struct version *v, const struct 
 	return err;
 }
 
+void root_owner(const struct root *r, uid_t *uid, gid_t *gid)
+{
+	*uid = r->owner_uid;
+	*gid = r->owner_gid;
+}
+
 int root_check(struct root *r)
 {
 	struct stat st;
@@ -347,7 +353,6 @@ static void stage_tidy(struct root *r)
 	}
 	if (d)
 		closedir(d);
-	r->tmpfile = false; /* O_TMPFILE, then linkat: on ext4 four times as slow as a name */
 }
 
 static bool is_gone(int fd)
@@ -408,7 +413,14 @@ struct root *root_open(const struct root_options *o, int *err, char *why, size_t
 			    .dev = st.st_dev,
 			    .ino = st.st_ino,
 			    .in_place = o->in_place,
+			    .owned = o->owned && geteuid() == 0,
+			    .owner_uid = st.st_uid,
+			    .owner_gid = st.st_gid,
+			    .uid = o->uid,
+			    .gid = o->gid,
 			    .trash = { .dir = -1, .now = -1 } };
+	if (r->owned && st.st_uid == 0 && fchown(fd, r->uid, r->gid) == -1)
+		r->owned = false;
 	r->private_err = private_open(r);
 	if (r->stage != -1)
 		stage_tidy(r);

@@ -24,9 +24,14 @@
 struct root;
 
 struct root_options {
-	const char *path;   /* absolute */
-	const char *store;  /* this side's directory of this sync */
-	bool make;          /* make it, and its parents (0755), if it is missing */
+	const char *path;  /* absolute */
+	const char *store; /* this side's directory of this sync */
+	bool make;         /* make it, and its parents (0755), if it is missing */
+	/* If owned: what is made here is given to that user and group, and the root, too (it takes
+	 * CAP_CHOWN; without it things are left as they are). */
+	bool owned;
+	uid_t uid;
+	gid_t gid;
 	bool in_place;      /* files are written where they are (same inode): single-file binds */
 	uint64_t trash_max; /* bytes; 0: 1 GiB. Also at most 100,000 files */
 };
@@ -42,6 +47,9 @@ int root_check(struct root *);
 /* Which directory it is (inode and time of birth, statx(2)): a root that was made anew has another.
  */
 void root_generation(const struct root *, char out[64]);
+
+/* Who the root belonged to when it was opened. */
+void root_owner(const struct root *, uid_t *, gid_t *);
 
 /* What is at path: 0 with *v (unhashed; NULL: nothing, also when its directory is none) and the
  * stamp, or -errno: -EXDEV below a mount point, -EINVAL for a path that no tree has. A mount point

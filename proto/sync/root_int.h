@@ -18,7 +18,9 @@ struct root {
 	char *path, *store;
 	uint64_t trash_max;
 	bool in_place;
-	bool tmpfile;     /* the stage's filesystem has O_TMPFILE */
+	bool owned; /* as options.owned */
+	uid_t uid, owner_uid;
+	gid_t gid, owner_gid;
 	bool no_exchange; /* it has no RENAME_EXCHANGE */
 	dev_t dev;
 	ino_t ino;
@@ -65,15 +67,15 @@ int expect_look(const struct expect *, int dir, const char *name, struct statx *
 bool expect_same(const struct expect *, int dir, const char *name, const struct statx *,
 		 bool moved);
 
-/* What is to be put in place: a name in the stage, or (name NULL) a file that has none yet. */
+/* What is to be put in place. */
 struct thing {
-	int fd; /* open on it, maybe O_PATH */
-	const char *name;
+	int fd;           /* open on it, maybe O_PATH */
+	const char *name; /* in the stage */
 };
 /* Where nothing is. 0, -ESTALE, -errno. */
 int thing_add(struct root *, const struct thing *, struct place *);
 /* In exchange for what is expected there, which goes to the trash. When it fails, the thing has its
- * name in the stage again, or none; if others have seen it, it is in the trash. */
+ * name in the stage again; if others have seen it, it is in the trash. */
 int thing_swap(struct root *, const struct thing *, struct place *, const char *path,
 	       const struct expect *);
 /* A name for the stage that nothing has. */

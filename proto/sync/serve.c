@@ -156,6 +156,8 @@ static int on_open(struct serve *s, const struct msg *m)
 	}
 	if (m->data.n >= sizeof(s->generation) || (m->data.n && memchr(m->data.p, '\0', m->data.n)))
 		return serve_bad(s, "OPEN");
+	if (m->n >= UINT32_MAX || m->at >= UINT32_MAX)
+		return serve_bad(s, "OPEN");
 	if (m->text.n && (!wire_path_ok(m->text) || memchr(m->text.p, '/', m->text.n)))
 		return serve_bad(s, "OPEN");
 	s->opened = true;
@@ -163,7 +165,10 @@ static int on_open(struct serve *s, const struct msg *m)
 	struct side_options o = { .root = { .path = s->root_path,
 					    .store = s->store_path,
 					    .make = m->flags & OPEN_MAKE,
-					    .in_place = m->flags & OPEN_IN_PLACE },
+					    .in_place = m->flags & OPEN_IN_PLACE,
+					    .owned = m->flags & OPEN_OWNED,
+					    .uid = (uid_t)m->n,
+					    .gid = (gid_t)m->at },
 				  .ignore = buf_data(&s->ignore),
 				  .masks = s->masks,
 				  .nmasks = s->nmasks,

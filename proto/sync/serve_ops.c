@@ -533,10 +533,11 @@ int serve_op(struct serve *s, struct msg_in *in)
 
 void serve_ops_end(struct serve *s)
 {
-	while (!list_empty(&s->puts))
-		incoming_free(s, container_of(s->puts.next, struct incoming, link));
-	while (!list_empty(&s->outgoing))
-		outgoing_free(container_of(s->outgoing.next, struct outgoing, link));
+	struct list *l;
+	while ((l = list_pop(&s->puts)))
+		incoming_free(s, container_of(l, struct incoming, link));
+	while ((l = list_pop(&s->outgoing)))
+		outgoing_free(container_of(l, struct outgoing, link));
 	free(s->upload);
 	s->upload = NULL;
 }

@@ -138,10 +138,16 @@ static void call_far_end(struct session *s)
 		channel_send(s->ch, &(struct msg){ .type = MSG_MASK,
 						   .path = slice_str(s->config.masks[i]) });
 	root_generation(s->side.root, generation);
+	uid_t uid;
+	gid_t gid;
+	root_owner(s->side.root, &uid, &gid);
 	channel_send(s->ch, &(struct msg){ .type = MSG_OPEN,
 					   .data = slice_str(generation),
 					   .id = WIRE_VERSION,
-					   .flags = (s->config.far_make ? OPEN_MAKE : 0) |
+					   .n = uid,
+					   .at = gid,
+					   .flags = (s->config.far_owned ? OPEN_OWNED : 0) |
+						    (s->config.far_make ? OPEN_MAKE : 0) |
 						    (s->config.far_in_place ? OPEN_IN_PLACE : 0) |
 						    (s->config.far_fanotify ? OPEN_FANOTIFY : 0),
 					   .text = slice_str(s->config.only) });
@@ -200,8 +206,7 @@ static int on_opened(struct session *s, const struct msg *m)
 	int r = store_load(s->store, s->side.tree, true, s->generation, why, sizeof(why));
 	if (r < 0)
 		return session_fail(s, r, "%s", why);
-	/* What was put there for another pair of roots is no base of this one. */
-	s->same_roots = r == 0 && !s->reset_first;
+	s->remembers = r == 0;
 	if (s->reset_first)
 		session_reset(s);
 	r = side_start(&s->side, &s->side_options, why, sizeof(why));
@@ -235,13 +240,17 @@ static int on_entry(struct session *s, const struct msg *m)
 		v = shared(n->base, v);
 	if (v && v == m->want)
 		v = shared(n->side[SYNC_ALPHA], v);
-	/* We have put it there, and were ended before that was noted: they agreed on it. */
-	if (v && m->flags & ENTRY_GIVEN && s->same_roots && !s->started &&
+	/* We have put it there, and were ended before that was noted: they agreed on it. (Not if
+	 * it was another alpha that did: then nothing has been agreed on with this one.) */
+	if (v && m->flags & ENTRY_GIVEN && s->remembers && !s->started &&
 	    !version_identical(n->base, v)) {
 		node_set_base(t, n, version_ref(v));
 		store_note(s->store, n);
 		s->noted = true;
 	}
+	struct version *a = n->side[SYNC_ALPHA];
+	if (a && a->kind == SYNC_FILE && a->hashed == HASH_ASSUMED && v != n->base)
+		a->hashed = 0; /* now it matters what it is */
 	node_set(t, n, SYNC_BETA, version_ref(v));
 	if (!v)
 		hold(s, n);
@@ -538,6 +547,7 @@ void session_free(struct session *s)
 	timer_clear(s->rx, &s->timer);
 	fences_fail(s, "the sync has ended");
 	sources_forget(s);
+	signatures_end(s);
 	ops_end(s);
 	problems_end(s);
 	reconciler_end(&s->rec);

@@ -97,6 +97,7 @@ static int configure(struct session *s, struct json_doc *doc)
 	c->far_make = get_bool(far, "make", false);
 	c->far_in_place = get_bool(far, "in_place", false);
 	c->far_fanotify = get_bool(far, "fanotify", true);
+	c->far_owned = get_bool(far, "owned", false);
 	if (!c->root || c->root[0] != '/' || !c->store || c->store[0] != '/' || !c->mode)
 		return session_fail(s, -EINVAL,
 				    "the configuration needs root and store, absolute, and mode");
@@ -158,7 +159,7 @@ void session_reset(struct session *s)
 	struct tree *t = s->side.tree;
 	s->news = true;
 	if (!s->opened) {
-		s->reset_first = true;
+		s->reset_first = true; /* when it is loaded */
 		return;
 	}
 	int r = store_reset(s->store, s->generation);
@@ -166,6 +167,7 @@ void session_reset(struct session *s)
 		session_fail(s, r, "cannot forget what was synced: %s", err_text(r));
 		return;
 	}
+	s->remembers = false;
 	for (struct node *n = node_next(t, tree_root(t)); n; n = node_next(t, n)) {
 		node_set_base(t, n, NULL);
 		node_mark_dirty(t, n);
@@ -181,19 +183,18 @@ static void resolve(struct session *s, struct slice text, struct slice keep, int
 	char *path = path_of(text);
 	struct node *node = path && s->started ? tree_find(s->side.tree, slice_str(path)) : NULL;
 	free(path);
+	bool both = slice_eq(keep, SLICE("both"));
 	int r = -EINVAL;
-	if (!node)
+	if (!node || (both && !(node->flags & NODE_CONFLICT)))
 		r = -ENOENT;
 	else if (slice_eq(keep, SLICE("local")))
 		r = reconcile_keep(&s->rec, node, SYNC_ALPHA);
 	else if (slice_eq(keep, SLICE("remote")))
 		r = reconcile_keep(&s->rec, node, SYNC_BETA);
-	else if (slice_eq(keep, SLICE("both")) && !(node->flags & NODE_CONFLICT))
-		r = -ENOENT;
-	else if (slice_eq(keep, SLICE("both")))
+	else if (both)
 		r = op_rename(s, node, n);
 	s->news = true;
-	if (r == 0 && slice_eq(keep, SLICE("both")))
+	if (r == 0 && both)
 		return; /* answered when it is done */
 	const char *why = r == 0             ? NULL
 			  : r == -ENOENT     ? "nothing there is in conflict"

@@ -40,7 +40,7 @@ static uint64_t *size_slot(struct sources *t, uint64_t size)
 static void forget(struct session *s, enum sync_side side)
 {
 	struct sources *t = &s->sources[side];
-	for (size_t i = 0; i < t->cap; i++) {
+	for (size_t i = 0; t->nodes && i < t->cap; i++) {
 		struct node *n = t->nodes[i];
 		if (!n)
 			continue;

@@ -4,6 +4,7 @@
 
 #include "proto/sync/session_int.h"
 
+enum { CACHE_BYTES_MAX = 16 << 20 };
 enum { SIGNATURE_BYTES_MAX = (16 << 20) + 64, SIGNATURE_PIECE = 128 * 1024 };
 
 /* --- to beta --- */
@@ -94,6 +95,42 @@ void file_send(struct session *s, struct op *op, const char *path)
 	list_add_tail(&s->waiting, &op->queue);
 }
 
+/* What beta has of large files, as far as it came from here: no need to ask for it. The file will
+ * be another once it is used, so it is taken out. */
+static bool signature_known(struct session *s, const struct version *beta, struct signature *sig)
+{
+	if (!beta || beta->kind != SYNC_FILE || beta->hashed != 1)
+		return false;
+	for (size_t i = 0; i < ARRAY_LEN(s->signatures); i++) {
+		struct known_signature *k = &s->signatures[i];
+		if (k->sig.n && memcmp(k->digest, beta->digest, SYNC_DIGEST) == 0) {
+			*sig = k->sig;
+			k->sig = (struct signature){ 0 };
+			return true;
+		}
+	}
+	return false;
+}
+
+static void signature_keep(struct session *s, struct outgoing *o)
+{
+	struct known_signature *k = &s->signatures[s->next_signature];
+	size_t bytes = o->made.n * sizeof(*o->made.v);
+	if (bytes == 0 || bytes > CACHE_BYTES_MAX / ARRAY_LEN(s->signatures))
+		return;
+	s->next_signature = (s->next_signature + 1) % ARRAY_LEN(s->signatures);
+	signature_end(&k->sig);
+	k->sig = o->made;
+	o->made = (struct signature){ 0 };
+	memcpy(k->digest, o->digest, SYNC_DIGEST);
+}
+
+void signatures_end(struct session *s)
+{
+	for (size_t i = 0; i < ARRAY_LEN(s->signatures); i++)
+		signature_end(&s->signatures[i].sig);
+}
+
 /* The far end is told (or not) what can be left out. sig is taken. */
 static void begin_pieces(struct session *s, struct op *op, struct signature *sig)
 {
@@ -129,6 +166,11 @@ static void begin_waiting(struct session *s, struct op *op)
 		begin_pieces(s, op, NULL);
 		return;
 	}
+	struct signature sig;
+	if (signature_known(s, op->expect, &sig)) {
+		begin_pieces(s, op, &sig);
+		return;
+	}
 	node_path(op->node, path, sizeof(path));
 	channel_send(
 	    s->ch, &(struct msg){
@@ -161,6 +203,7 @@ int file_signature(struct session *s, struct op *op, const struct msg *m)
 static void send_piece(struct session *s)
 {
 	struct op *op = container_of(list_pop(&s->sending), struct op, queue);
+	BUG_ON(!op->out);
 	int r = outgoing_step(op->out);
 	if (r == 0) {
 		list_add_tail(&s->sending, &op->queue);
@@ -168,6 +211,7 @@ static void send_piece(struct session *s)
 	}
 	if (r > 0) {
 		digest_known(op, op->out->digest);
+		signature_keep(s, op->out);
 		s->nsending--;
 		op->state = OP_ASKED;
 		outgoing_free(op->out);
@@ -294,7 +338,8 @@ void file_end(struct session *s, struct op *op, const struct msg *m)
 {
 	struct expect e = { op->expect, op->stamp };
 	int r = put_begin(s, op);
-	if (r == 0 && op->want->hashed && memcmp(op->want->digest, m->digest, SYNC_DIGEST) != 0)
+	if (r == 0 && op->want->hashed == 1 &&
+	    memcmp(op->want->digest, m->digest, SYNC_DIGEST) != 0)
 		r = -ESTALE;
 	if (r == 0) {
 		memcpy(op->want->digest, m->digest, SYNC_DIGEST);

@@ -107,6 +107,16 @@ struct sources {
 	size_t cap;
 };
 
+/* version.hashed of a large file at alpha that has been written to: taken to be another than the
+ * base (its digest is made up), as reading all of it to find out would take as long as sending what
+ * differs. Only while beta has the base, and until it is sent. */
+enum { HASH_ASSUMED = 2 };
+
+struct known_signature {
+	uint8_t digest[SYNC_DIGEST];
+	struct signature sig; /* n = 0: none */
+};
+
 struct totals {
 	uint64_t files, bytes;
 };
@@ -116,7 +126,7 @@ struct config {
 	char **masks;
 	size_t nmasks;
 	enum sync_mode mode;
-	bool halt, fanotify, far_make, far_in_place, far_fanotify;
+	bool halt, fanotify, far_make, far_in_place, far_fanotify, far_owned;
 };
 
 struct session {
@@ -129,13 +139,13 @@ struct session {
 	struct config config;
 	bool configured, opened, scanned, far_scanned, started, paused;
 	bool reset_first; /* asked for before it was opened */
-	bool same_roots;  /* the store is of these */
 	bool want_look;   /* at .tsignore */
 	struct side side;
 	struct side_options side_options;
 	bool has_side;
 	struct store *store;
 	char generation[160];
+	bool remembers; /* the store has a base for it */
 	bool noted;
 	uint64_t check_at;
 
@@ -146,6 +156,8 @@ struct session {
 	struct list ops;
 	struct op **by_id; /* OPS_SLOTS */
 	uint32_t next_id;
+	struct known_signature signatures[16];
+	size_t next_signature;
 	struct sources sources[2];
 	uint64_t lately[2], lately_at; /* bytes to be moved to a side, since there was none */
 	size_t nops, nsending, nreading;
@@ -208,6 +220,7 @@ void ops_end(struct session *);
 /* session_files.c */
 void file_send(struct session *, struct op *, const char *path);
 void file_fetch(struct session *, struct op *, const char *path);
+void signatures_end(struct session *);
 bool files_run(struct session *); /* pieces, while there is room */
 int file_signature(struct session *, struct op *, const struct msg *);
 void file_piece(struct session *, struct op *, const struct msg *);

@@ -243,8 +243,8 @@ void side_close(struct side *s)
 		return;
 	handle_close(&s->events);
 	timer_clear(s->rx, &s->timer);
-	while (!list_empty(&s->held))
-		held_free(s, container_of(s->held.next, struct held, link));
+	for (struct list *l; (l = list_pop(&s->held));)
+		held_free(s, container_of(l, struct held, link));
 	scan_free(s->scan);
 	watch_free(s->watch);
 	s->scan = NULL;

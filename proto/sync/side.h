@@ -54,7 +54,8 @@ bool side_turn(struct side *, unsigned ms);
 void side_settle(struct side *);
 /* Nothing is to be looked at (but for files that are still being written). */
 bool side_idle(const struct side *);
-/* Looks at a path again, at the part of it that is known. content: even if its stamp is as it was. */
+/* Looks at a path again, at the part of it that is known. content: even if its stamp is as it was.
+ */
 void side_look(struct side *, struct slice path, bool content);
 /* 0; else a code with a sentence: the root is gone, or another. */
 int side_check(struct side *, char *why, size_t whylen);

@@ -22,7 +22,7 @@ enum field {
 static const struct layout {
 	const char *name, *fields;
 } layouts[MSG_TYPES] = {
-	[MSG_OPEN] = { "OPEN", "igtd" },
+	[MSG_OPEN] = { "OPEN", "ignatd" },
 	[MSG_IGNORE] = { "IGNORE", "d" },
 	[MSG_MASK] = { "MASK", "p" },
 	[MSG_OPENED] = { "OPENED", "itd" },
@@ -71,7 +71,7 @@ static size_t version_size(const struct version *v)
 		return 1;
 	size_t n = 1 + 2;
 	if (v->kind == SYNC_FILE)
-		n += 8 + 8 + 1 + (v->hashed ? (size_t)SYNC_DIGEST : 0);
+		n += 8 + 8 + 1 + (v->hashed == 1 ? (size_t)SYNC_DIGEST : 0);
 	else if (v->kind == SYNC_LINK)
 		n += 2 + (size_t)v->size;
 	return n;
@@ -140,8 +140,8 @@ static char *put_version(char *p, const struct version *v)
 	if (v->kind == SYNC_FILE) {
 		p = put_uint(p, v->size, 8);
 		p = put_uint(p, (uint64_t)v->mtime_ns, 8);
-		p = put_uint(p, v->hashed, 1);
-		if (v->hashed) {
+		p = put_uint(p, v->hashed == 1, 1);
+		if (v->hashed == 1) {
 			memcpy(p, v->digest, SYNC_DIGEST);
 			p += SYNC_DIGEST;
 		}

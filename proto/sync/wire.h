@@ -20,8 +20,9 @@ enum {
 };
 
 enum msg_type {
-	MSG_OPEN = 1,  /* id: WIRE_VERSION, flags: OPEN_..., text: the one name, or empty, data:
-			* alpha's  generation */
+	MSG_OPEN =
+	    1, /* id: WIRE_VERSION, flags: OPEN_..., text: the one name, or empty, data: alpha's
+		* generation, n, at: the user and group that own alpha (OPEN_OWNED) */
 	MSG_IGNORE,    /* data: the next piece of the patterns; before OPEN */
 	MSG_MASK,      /* path; before OPEN */
 	MSG_OPENED,    /* id: WIRE_VERSION, text: generation, data: kind of watch */
@@ -55,7 +56,7 @@ enum msg_type {
 
 /* GIVEN: it is what the brain has put there; nobody has changed it since. */
 enum { ENTRY_GIVEN = 1 };
-enum { OPEN_MAKE = 1, OPEN_IN_PLACE = 2, OPEN_FANOTIFY = 4 };
+enum { OPEN_MAKE = 1, OPEN_IN_PLACE = 2, OPEN_FANOTIFY = 4, OPEN_OWNED = 8 };
 
 struct msg {
 	enum msg_type type;

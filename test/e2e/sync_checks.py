@@ -90,13 +90,14 @@ def above(path):
         path = os.path.dirname(path)
 
 
-def meta_counts(a, b):
-    """Hard links are files of their own to the sync: what is done to one of them is done to all."""
-    return a.links == 1 and b.links == 1
+def is_linked(entry, side, ledger):
+    """Hard links are files of their own to the sync, but what is done to one of them is done to all."""
+    return entry.kind == "f" and (entry.links > 1 or entry.ino in ledger.linked[side])
 
 
-def differences(trees, mode, touched):
+def differences(trees, mode, ledger):
     """{path: words} of what is not equal and should be, unless it is listed."""
+    touched = ledger.touched
     a, b = trees
     found = {}
     for path in sorted(a.keys() | b.keys()):
@@ -110,7 +111,7 @@ def differences(trees, mode, touched):
         words = f"alpha {show(x)}; beta {show(y)}"
         if x is None or y is None or (x.kind, x.what) != (y.kind, y.what):
             found[path] = words
-        elif x.kind in "df" and meta_counts(x, y) and not (mode == "one-way-safe" and path in touched[BETA]):
+        elif x.kind in "df" and not is_linked(x, ALPHA, ledger) and not is_linked(y, BETA, ledger) and not (mode == "one-way-safe" and path in touched[BETA]):
             if x.mode != y.mode or x.kind == "f" and x.mtime != y.mtime:
                 found[path] = words
     return found
@@ -210,11 +211,11 @@ def not_sparse(trees, ledger):
             x.what in ledger.sparse and max(x.blocks, y.blocks) * 512 > x.size // 2]
 
 
-def same_files(trees, side, after):
+def same_files(trees, side, after, ledger):
     """What has changed at a side between two snapshots, down to inode and ctime; but for hard links,
     where a restart sees what has been done to the other ones."""
     before = trees[side]
-    alone = [p for p in before.keys() | after.keys() if all(p not in t or t[p].links == 1 or t[p].kind == "d" for t in trees)]
+    alone = [p for p in before.keys() | after.keys() if not any(p in t and is_linked(t[p], s, ledger) for s, t in enumerate(trees))]
     return [f"{name_of(p)}: {show(before.get(p))} -> {show(after.get(p))}"
             for p in sorted(alone) if before.get(p) != after.get(p)]
 

@@ -61,6 +61,7 @@ class Ledger:
         self.unsure = set()  # paths at which something unknown was destroyed
         self.sparse = set()
         self.touched = (set(), set())
+        self.linked = (set(), set())  # inodes that had two names
 
     def wrote(self, side, path, data, late=False):
         if len(data) > SMALL:
@@ -174,6 +175,7 @@ class Editor:
                 self.ledger.destroyed(self.side, read_fd(fd))
             elif fd is not None or unknown:
                 self.ledger.unsure.add(path)
+                self.note("   replaces what is not known", path)
         finally:
             if fd is not None:
                 os.close(fd)
@@ -344,7 +346,7 @@ class Editor:
 
     def move_dir(self):
         a, b = self.found_dir(), self.rng.choice(DIRS[1:])
-        os.rename(self.full(a), self.full(b))
+        os.rename(self.full(a) + b"/", self.full(b) + b"/")  # nothing but a directory
         self.note(f"   to {b!r}", a, b)
 
     def delete(self):
@@ -408,6 +410,7 @@ class Editor:
     def hard_link(self):
         a, b = self.found(WHOLE), self.path(WHOLE)
         os.link(self.full(a), self.full(b), follow_symlinks=False)
+        self.ledger.linked[self.side].add(os.lstat(self.full(b)).st_ino)
         self.note(f"   {b!r} linked", a, b)
 
     def swap(self):
@@ -425,8 +428,15 @@ class Editor:
 
     def exchange(self):
         a, b = self.found(EITHER), self.found(EITHER)
+        fds = self.opened(a)[0], self.opened(b)[0]
         if libc.renameat2(AT_FDCWD, self.full(a), AT_FDCWD, self.full(b), RENAME_EXCHANGE) == 0:
             self.note(f"   with {b!r}", a, b)
+            for fd, path in zip(fds, (b, a)):
+                if fd is not None:
+                    self.ledger.wrote(self.side, path, read_fd(fd))
+        for fd in fds:
+            if fd is not None:
+                os.close(fd)
 
     def ignored(self):
         """Left alone by the sync, on whichever side it is."""

@@ -88,6 +88,18 @@ def test_start_attached_and_wait(docker, src):
     assert get(src + "/copy") == "three"
 
 
+def test_container_that_runs_as_the_local_user(docker1, src):
+    """What is made on the guest belongs to who owns the directory here, as it would with a local engine."""
+    put(src + "/dir/in", "in")
+    for path in src, src + "/dir", src + "/dir/in":
+        os.chown(path, 1234, 1234)
+    docker1("run", "--rm", "--user", "1234:1234", "-v", f"{src}:/app", "bb", "sh", "-ec",
+            "echo more >> /app/dir/in; echo new > /app/dir/out; mkdir /app/made")
+    assert get(src + "/dir/in") == "inmore\n"
+    assert get(src + "/dir/out") == "new\n"
+    assert os.path.isdir(src + "/made")
+
+
 def test_exec(docker, src):
     """What was edited before an exec is seen by it; what it wrote is here when it returns."""
     name = docker.sleeper("-v", f"{src}:/app")

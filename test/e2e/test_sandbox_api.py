@@ -8,7 +8,7 @@ import time
 import pytest
 
 from lab import run, wait_for
-from pico import Api, jwt, token
+from sandboxes import Api, jwt, token
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -279,7 +279,7 @@ def test_public_keys(tmp_path, kind):
     api = Api(tmp_path, "--jwt-public-key", str(pub), "--sandbox-address", "127.0.0.1:1", backend="address")
     try:
         alg = {"rsa": "RS256", "ec": "ES256", "ed25519": "EdDSA"}[kind]
-        from pico import b64
+        from sandboxes import b64
         body = b64(json.dumps({"alg": alg}).encode()) + "." + b64(json.dumps({"sub": "u", "exp": int(time.time()) + 60}).encode())
         msg, sig = tmp_path / "m", tmp_path / "sig"
         msg.write_text(body)

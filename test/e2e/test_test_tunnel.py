@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from lab import BIN, FULL, ROOT, run, wait_for
-from pico import Api, token
+from sandboxes import Api, token
 from pki import Pki
 
 TOOL = os.path.join(BIN, "test-tunnel")

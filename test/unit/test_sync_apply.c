@@ -461,14 +461,6 @@ static void files_are_replaced_without_exchange(void **state)
 	ops_refuse_what_they_did_not_expect(state);
 }
 
-/* And one without O_TMPFILE. */
-static void files_are_written_without_tmpfile(void **state)
-{
-	struct sync_root *f = *state;
-	f->r->tmpfile = false;
-	ops_do_what_they_say(state);
-}
-
 /* "git clean" takes the private directory away. */
 static void the_stage_and_the_trash_come_back(void **state)
 {
@@ -638,7 +630,6 @@ int main(void)
 		TEST(a_killed_transfer_can_be_resumed),
 		TEST(in_place_keeps_the_inode),
 		TEST(files_are_replaced_without_exchange),
-		TEST(files_are_written_without_tmpfile),
 		TEST(the_stage_and_the_trash_come_back),
 		TEST(a_full_disk_leaves_all_as_it_was),
 		TEST(directories_that_are_not_writable_take_files),

@@ -187,13 +187,6 @@ static void nothing_written_is_lost_with_exchange(void **state)
 	nothing_written_is_lost(*state);
 }
 
-static void nothing_written_is_lost_without_tmpfile(void **state)
-{
-	struct sync_root *f = *state;
-	f->r->tmpfile = false;
-	nothing_written_is_lost(f);
-}
-
 /* a is a directory and a symlink to outside by turns. */
 static void swap_forever(struct sync_root *f)
 {
@@ -285,7 +278,6 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 		TEST(nothing_written_is_lost_with_exchange),
-		TEST(nothing_written_is_lost_without_tmpfile),
 		TEST(nothing_outside_changes),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

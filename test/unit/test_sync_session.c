@@ -300,6 +300,37 @@ static void test_deltas(void **state)
 	assert_true(strtoul(p + 11, NULL, 10) < 300000);
 }
 
+static unsigned long received(void)
+{
+	const char *p = strstr(status, "\"received\":");
+	assert_non_null(p);
+	return strtoul(p + 11, NULL, 10);
+}
+
+/* Renamed and copied, on either side: the other has the content already. */
+static void test_names_only(void **state)
+{
+	(void)state;
+	shell(dir, "cd alpha; mkdir d; for i in 1 2 3 4 5 6 7 8; do"
+		   " head -c 500000 /dev/urandom >d/$i; done");
+	pair_start(SAFE);
+	fence();
+	status[0] = '\0';
+	wait_for_state("watching");
+	unsigned long out = sent(), back = received();
+	assert_true(out > 4000000);
+	shell(dir, "mv alpha/d alpha/e");
+	fence();
+	both_alike();
+	shell(dir, "mv beta/e beta/f; cp -r beta/f beta/g");
+	fence();
+	both_alike();
+	status[0] = '\0';
+	shell(dir, "echo >alpha/x");
+	wait_for_state("watching");
+	assert_true(sent() - out < 100000 && received() - back < 100000);
+}
+
 static void test_left_out(void **state)
 {
 	(void)state;
@@ -414,6 +445,7 @@ int main(void)
 		TEST(test_deletions_and_changes),
 		TEST(test_halts),
 		TEST(test_deltas),
+		TEST(test_names_only),
 		TEST(test_left_out),
 		TEST(test_only_one_file),
 		TEST(test_killed),
