@@ -1,5 +1,5 @@
 # The targets that the guides name; ./build.sh does the work.
-.PHONY: build-all run
+.PHONY: build-all run build-test-tunnel test-tunnel test-tunnel-build
 build-all:
 	./build.sh build
 
@@ -12,3 +12,15 @@ run: build-all
 .PHONY: k8s-deploy
 k8s-deploy:
 	kubectl apply -f deploy/pico-apiserver.yaml
+
+build-test-tunnel:
+	./build.sh build
+
+# make test-tunnel SESSION_ID=... [ARGS='-api URL -cmd COMMAND']
+test-tunnel:
+	@[ -n "$(SESSION_ID)" ] || { echo "Usage: make $@ SESSION_ID=<session-id>" >&2; exit 2; }
+	@[ -x bin/test-tunnel ] || ./build.sh build
+	./bin/test-tunnel -session "$(SESSION_ID)" $(ARGS)
+
+test-tunnel-build: build-test-tunnel
+	@$(MAKE) --no-print-directory test-tunnel SESSION_ID="$(SESSION_ID)"

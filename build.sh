@@ -26,8 +26,8 @@ FUZZ_PACKAGES="clang libclang-rt-dev"
 DEMO_PACKAGES="docker.io busybox-static openssl iproute2 iptables procps"
 TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python3-docker python3-yaml
 	python3-pytest curl"
-SSH_PACKAGES="openssh-server openssh-client dropbear-bin"
-SANDBOX_PACKAGES="openssl rsync procps"
+SSH_PACKAGES="openssh-server openssh-client dropbear-bin openssl procps
+	python3-paramiko rsync jq"
 RELEASE_PACKAGES="g++ dpkg-dev"
 BENCH_PACKAGES="haproxy nginx libnginx-mod-stream stunnel4 socat openssh-server openssh-client
 	iproute2 util-linux strace linux-perf rsync unison git"
@@ -223,7 +223,7 @@ cmd_test() {
 	# shellcheck disable=SC2086
 	need $BUILD_PACKAGES $TEST_PACKAGES
 	# shellcheck disable=SC2086
-	need_idle $SSH_PACKAGES $SANDBOX_PACKAGES
+	need_idle $SSH_PACKAGES
 	cmd_build
 	case ${1:-all} in
 	all | unit | fuzz | e2e) ;;
