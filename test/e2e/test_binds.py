@@ -18,7 +18,7 @@ PREFIX = "/var/lib/tstunnel/sync/"
 @pytest.fixture
 def src(lab):
     """A directory on the laptop."""
-    path = lab.path("src/" + lab.name())
+    path = lab.path("binds/" + lab.name())
     os.makedirs(path)
     return path
 
@@ -239,7 +239,7 @@ def test_what_is_not_synced(docker1, lab, src):
     docker1("run", "--rm", "-v", f"{vol}:/data", "bb", "sh", "-c", "echo stays > /data/file")
     assert docker1.out("run", "--rm", "-v", f"{vol}:/data", "bb", "cat", "/data/file") == "stays"
     docker1("volume", "rm", vol)
-    assert not [s for s in syncs(lab) if not s["local"].startswith(lab.path("src/"))]
+    assert not [s for s in syncs(lab) if not s["local"].startswith(lab.path("binds/"))]
 
 
 def test_missing_source(docker, src):

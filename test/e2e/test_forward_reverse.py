@@ -22,6 +22,7 @@ else:
     host, port = where.rsplit(":", 1)
     try: c = socket.create_connection((host, int(port)), 20)
     except ConnectionRefusedError: sys.exit("refused")
+    except ConnectionResetError: sys.exit("reset")
 def rest():
     h = hashlib.sha256()
     n = 0

@@ -134,7 +134,7 @@ def test_docker(lab, unix):
 
 
 @pytest.mark.parametrize("spec,code,sentence", [
-    ({"kind": "sync", "address": "localhost:1"}, NOT_FOUND, 'kind "sync"'),
+    ({"kind": "telex", "address": "localhost:1"}, NOT_FOUND, 'kind "telex"'),
     ({"kind": "udp", "address": "tcp:localhost:1"}, INTERNAL, "another kind"),
     ({"kind": "udp"}, INTERNAL, '"address" is missing'),
     ({"kind": "listen"}, INTERNAL, '"address" is missing'),
