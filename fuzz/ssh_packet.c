@@ -178,10 +178,10 @@ static void blobs(void)
 			       (agreed.cipher[way]->mode == CIPHER_CTR) !=
 				   (agreed.mac[way] != NULL) ||
 			       (!agreed.strict && agreed.cipher[way]->mode == CIPHER_CHACHA));
-	struct wire_in w = { s, false };
-	struct slice number = wire_mpint(&w);
+	struct ssh_wire_in w = { s, false };
+	struct slice number = ssh_wire_mpint(&w);
 	if (!w.bad) {
-		struct wire_out o = { xmalloc(number.n + 8), 0, number.n + 8 };
+		struct ssh_wire_out o = { xmalloc(number.n + 8), 0, number.n + 8 };
 		put_mpint(&o, number);
 		BUG_ON(o.n > s.n || memcmp(o.p, text, o.n) != 0);
 		free(o.p);

@@ -189,7 +189,7 @@ static const char peer_version[] = "SSH-2.0-peer_1.0 test";
 
 static inline void peer_kexinit(bool follows)
 {
-	struct wire_out w = { peer.i_s, 0, sizeof(peer.i_s) };
+	struct ssh_wire_out w = { peer.i_s, 0, sizeof(peer.i_s) };
 	char kex[512];
 	snprintf(kex, sizeof(kex), "%s%s", peer.lists[0], peer.strict_name);
 	put_u8(&w, MSG_KEXINIT);
@@ -209,7 +209,7 @@ static inline void peer_kexinit(bool follows)
 	if (peer.i_s_n == 0)
 		peer.strict = peer.strict_name[0] != '\0';
 	peer.i_s_n = w.n;
-	peer_send(wire_written(&w));
+	peer_send(ssh_wire_written(&w));
 }
 
 /* A genuine answer to the client's ECDH_INIT, but for: spoil bit 0 the signature, bit 1 the public
@@ -221,8 +221,8 @@ static inline void peer_reply(unsigned spoil)
 	char blob[100], sig[200], p[600];
 	struct sign_key *other = spoil & 4 ? sign_ed25519_pair(seed) : NULL;
 	struct sign_key *key = other ? other : peer.host;
-	struct wire_out b = { blob, 0, sizeof(blob) }, s = { sig, 0, sizeof(sig) };
-	struct wire_out w = { p, 0, sizeof(p) };
+	struct ssh_wire_out b = { blob, 0, sizeof(blob) }, s = { sig, 0, sizeof(sig) };
+	struct ssh_wire_out w = { p, 0, sizeof(p) };
 	x25519_keypair(q_s, priv);
 	if (!x25519_shared(secret, priv, (const uint8_t *)peer.q_c))
 		memset(secret, 0, 32);
@@ -234,7 +234,7 @@ static inline void peer_reply(unsigned spoil)
 					   .v_s = slice_str(peer_version),
 					   .i_c = slice_of(peer.i_c, peer.i_c_n),
 					   .i_s = slice_of(peer.i_s, peer.i_s_n),
-					   .k_s = wire_written(&b),
+					   .k_s = ssh_wire_written(&b),
 					   .q_c = slice_of(peer.q_c, 32),
 					   .q_s = slice_of(q_s, 32),
 					   .k = slice_of(secret, 32) },
@@ -252,10 +252,10 @@ static inline void peer_reply(unsigned spoil)
 	put_str(&s, "ssh-ed25519");
 	put_string(&s, slice_of(raw, n));
 	put_u8(&w, MSG_KEX_ECDH_REPLY);
-	put_string(&w, wire_written(&b));
+	put_string(&w, ssh_wire_written(&b));
 	put_string(&w, slice_of(q_s, 32));
-	put_string(&w, wire_written(&s));
-	peer_send(wire_written(&w));
+	put_string(&w, ssh_wire_written(&s));
+	peer_send(ssh_wire_written(&w));
 	sign_key_free(other);
 }
 
@@ -268,11 +268,11 @@ static void peer_start_cipher(struct packets *p, int way)
 	uint8_t iv[CIPHER_IV_MAX], key[CIPHER_KEY_MAX], mac[MAC_KEY];
 	struct slice k = slice_of(peer.secret, 32), id = slice_of(peer.session_id, KEX_HASH);
 	/* The server's view: the client's lists decide. */
-	struct wire_in w = { slice_of(peer.i_c, peer.i_c_n), false };
+	struct ssh_wire_in w = { slice_of(peer.i_c, peer.i_c_n), false };
 	char list[10][1024];
-	wire_bytes(&w, 17);
+	ssh_wire_bytes(&w, 17);
 	for (int i = 0; i < 10; i++) {
-		struct slice s = wire_string(&w);
+		struct slice s = ssh_wire_string(&w);
 		snprintf(list[i], sizeof(list[i]), "%.*s", SLICE_FMT(s));
 	}
 	o.cipher = list[2];
@@ -303,7 +303,7 @@ static inline void peer_got_newkeys(void)
 
 static inline size_t peer_text(char *p, size_t max, uint8_t type, const char *text)
 {
-	struct wire_out w = { p, 0, max };
+	struct ssh_wire_out w = { p, 0, max };
 	put_u8(&w, type);
 	put_str(&w, text);
 	return w.n;

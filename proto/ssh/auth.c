@@ -12,14 +12,14 @@ static const char service[] = "ssh-connection";
 void auth_start(struct ssh_client *c)
 {
 	char p[64];
-	struct wire_out w = { p, 0, sizeof(p) };
+	struct ssh_wire_out w = { p, 0, sizeof(p) };
 	put_u8(&w, MSG_SERVICE_REQUEST);
 	put_str(&w, "ssh-userauth");
-	client_send(c, wire_written(&w));
+	client_send(c, ssh_wire_written(&w));
 	c->state = CLIENT_SERVICE;
 }
 
-static void put_request(struct wire_out *w, const struct ssh_client *c, const char *method)
+static void put_request(struct ssh_wire_out *w, const struct ssh_client *c, const char *method)
 {
 	put_u8(w, MSG_USERAUTH_REQUEST);
 	put_str(w, c->user);
@@ -30,23 +30,23 @@ static void put_request(struct wire_out *w, const struct ssh_client *c, const ch
 static void try_none(struct ssh_client *c)
 {
 	size_t max = strlen(c->user) + 100;
-	struct wire_out w = { xmalloc(max), 0, max };
+	struct ssh_wire_out w = { xmalloc(max), 0, max };
 	c->auth.trying = AUTH_NONE;
 	put_request(&w, c, "none");
-	client_send(c, wire_written(&w));
+	client_send(c, ssh_wire_written(&w));
 	free(w.p);
 }
 
 static void try_password(struct ssh_client *c)
 {
 	size_t max = strlen(c->user) + strlen(c->password) + 100;
-	struct wire_out w = { xmalloc(max), 0, max };
+	struct ssh_wire_out w = { xmalloc(max), 0, max };
 	c->auth.trying = AUTH_PASSWORD;
 	c->auth.password_tried = true;
 	put_request(&w, c, "password");
 	put_u8(&w, 0); /* no change */
 	put_str(&w, c->password);
-	client_send(c, wire_written(&w));
+	client_send(c, ssh_wire_written(&w));
 	secret_wipe(w.p, w.n);
 	free(w.p);
 }
@@ -75,7 +75,7 @@ static void try_key(struct ssh_client *c)
 {
 	struct slice blob = ssh_key_blob(c->key), alg = key_alg(c);
 	size_t head = 4 + KEX_HASH, max = head + strlen(c->user) + blob.n + 2 * SIGN_MAX, n;
-	struct wire_out w = { xmalloc(max), 0, max };
+	struct ssh_wire_out w = { xmalloc(max), 0, max };
 	c->auth.trying = AUTH_KEY;
 	c->auth.key_tries++;
 	c->auth.sha256_left = slice_eq(alg, SLICE("rsa-sha2-512"));
@@ -84,9 +84,9 @@ static void try_key(struct ssh_client *c)
 	put_u8(&w, 1); /* signed */
 	put_string(&w, alg);
 	put_string(&w, blob);
-	char *signature = ssh_key_sign(c->key, alg, wire_written(&w), &n);
+	char *signature = ssh_key_sign(c->key, alg, ssh_wire_written(&w), &n);
 	put_string(&w, slice_of(signature, n));
-	client_send(c, slice_after(wire_written(&w), head));
+	client_send(c, slice_after(ssh_wire_written(&w), head));
 	free(signature);
 	free(w.p);
 }
@@ -108,13 +108,13 @@ static int give_up(struct ssh_client *c, const char *more)
 						 : "neither a key nor a password was given");
 }
 
-static int on_failure(struct ssh_client *c, struct wire_in *w)
+static int on_failure(struct ssh_client *c, struct ssh_wire_in *w)
 {
 	struct auth *a = &c->auth;
-	struct slice methods = wire_string(w);
-	if (wire_bool(w)) /* partial success: the list says how to go on */
+	struct slice methods = ssh_wire_string(w);
+	if (ssh_wire_bool(w)) /* partial success: the list says how to go on */
 		c->auth.sha256_left = false;
-	if (!wire_end(w) || !name_list_ok(methods))
+	if (!ssh_wire_end(w) || !name_list_ok(methods))
 		return client_fault(c, "a broken USERAUTH_FAILURE");
 	ssh_text(methods, false, a->methods, sizeof(a->methods));
 	if (key_left(c) && name_in(methods, SLICE("publickey")))
@@ -126,19 +126,19 @@ static int on_failure(struct ssh_client *c, struct wire_in *w)
 	return 0;
 }
 
-static int on_success(struct ssh_client *c, struct wire_in *w)
+static int on_success(struct ssh_client *c, struct ssh_wire_in *w)
 {
-	if (!wire_end(w))
+	if (!ssh_wire_end(w))
 		return client_fault(c, "a broken USERAUTH_SUCCESS");
 	client_opened(c);
 	return 0;
 }
 
-static int on_banner(struct ssh_client *c, struct wire_in *w)
+static int on_banner(struct ssh_client *c, struct ssh_wire_in *w)
 {
-	struct slice text = wire_string(w);
-	wire_string(w); /* language */
-	if (!wire_end(w))
+	struct slice text = ssh_wire_string(w);
+	ssh_wire_string(w); /* language */
+	if (!ssh_wire_end(w))
 		return client_fault(c, "a broken banner");
 	if (++c->auth.banners > BANNERS_MAX)
 		return client_fault(c, "more than %d banners", BANNERS_MAX);
@@ -152,30 +152,30 @@ static int on_banner(struct ssh_client *c, struct wire_in *w)
 
 int auth_ext_info(struct ssh_client *c, struct slice payload)
 {
-	struct wire_in w = { payload, false };
-	wire_u8(&w);
-	uint32_t n = wire_u32(&w);
+	struct ssh_wire_in w = { payload, false };
+	ssh_wire_u8(&w);
+	uint32_t n = ssh_wire_u32(&w);
 	if (c->state == CLIENT_OPEN || ++c->auth.ext_infos > EXT_INFOS_MAX)
 		return client_fault(c, "EXT_INFO out of place");
 	for (uint32_t i = 0; i < n && i < EXTENSIONS_MAX && !w.bad; i++) {
-		struct slice name = wire_string(&w), value = wire_string(&w);
+		struct slice name = ssh_wire_string(&w), value = ssh_wire_string(&w);
 		if (!slice_eq(name, SLICE("server-sig-algs")) || !name_list_ok(value))
 			continue;
 		ssh_text(value, false, c->auth.sig_algs, sizeof(c->auth.sig_algs));
 		c->auth.sig_algs_known = value.n < sizeof(c->auth.sig_algs);
 	}
-	if (n > EXTENSIONS_MAX || !wire_end(&w))
+	if (n > EXTENSIONS_MAX || !ssh_wire_end(&w))
 		return client_fault(c, "a broken EXT_INFO");
 	return 0;
 }
 
 int auth_message(struct ssh_client *c, struct slice payload)
 {
-	struct wire_in w = { payload, false };
-	uint8_t type = wire_u8(&w);
+	struct ssh_wire_in w = { payload, false };
+	uint8_t type = ssh_wire_u8(&w);
 	if (c->state == CLIENT_SERVICE && type == MSG_SERVICE_ACCEPT) {
-		struct slice name = wire_string(&w);
-		if (!wire_end(&w) || !slice_eq(name, SLICE("ssh-userauth")))
+		struct slice name = ssh_wire_string(&w);
+		if (!ssh_wire_end(&w) || !slice_eq(name, SLICE("ssh-userauth")))
 			return client_fault(c, "a broken SERVICE_ACCEPT");
 		c->state = CLIENT_AUTH;
 		try_none(c);

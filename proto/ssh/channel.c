@@ -50,7 +50,7 @@ void channel_consumed(struct ssh_channel *ch, size_t n)
 void channel_begin(struct ssh_channel *ch)
 {
 	char p[64];
-	struct wire_out w = { p, 0, sizeof(p) };
+	struct ssh_wire_out w = { p, 0, sizeof(p) };
 	put_u8(&w, MSG_CHANNEL_OPEN);
 	put_str(&w, "session");
 	put_u32(&w, ch->id);
@@ -58,7 +58,7 @@ void channel_begin(struct ssh_channel *ch)
 	put_u32(&w, DATA_MAX);
 	ch->recv_window = SSH_WINDOW;
 	ch->state = CHANNEL_OPENING;
-	client_send(ch->c, wire_written(&w));
+	client_send(ch->c, ssh_wire_written(&w));
 }
 
 /* A channel request, with up to two strings. */
@@ -68,14 +68,14 @@ static void request(struct ssh_channel *ch, const char *type, bool reply, const 
 	size_t max = 64 + strlen(type);
 	for (int i = 0; i < n; i++)
 		max += 4 + text[i].n;
-	struct wire_out w = { xmalloc(max), 0, max };
+	struct ssh_wire_out w = { xmalloc(max), 0, max };
 	put_u8(&w, MSG_CHANNEL_REQUEST);
 	put_u32(&w, ch->peer_id);
 	put_str(&w, type);
 	put_u8(&w, reply);
 	for (int i = 0; i < n; i++)
 		put_string(&w, text[i]);
-	client_send(ch->c, wire_written(&w));
+	client_send(ch->c, ssh_wire_written(&w));
 	free(w.p);
 }
 
@@ -193,11 +193,11 @@ static struct ssh_channel *find(struct ssh_client *c, uint32_t id)
 	return NULL;
 }
 
-static int on_confirmation(struct ssh_client *c, struct ssh_channel *ch, struct wire_in *w)
+static int on_confirmation(struct ssh_client *c, struct ssh_channel *ch, struct ssh_wire_in *w)
 {
-	ch->peer_id = wire_u32(w);
-	ch->send_window = wire_u32(w);
-	ch->send_max = wire_u32(w);
+	ch->peer_id = ssh_wire_u32(w);
+	ch->send_window = ssh_wire_u32(w);
+	ch->send_max = ssh_wire_u32(w);
 	if (w->bad || ch->state != CHANNEL_OPENING)
 		return client_fault(c, "a channel confirmation that is broken or out of place");
 	if (ch->send_max < PEER_PACKET_MIN)
@@ -211,11 +211,11 @@ static int on_confirmation(struct ssh_client *c, struct ssh_channel *ch, struct 
 	return 0;
 }
 
-static int on_open_failure(struct ssh_client *c, struct ssh_channel *ch, struct wire_in *w)
+static int on_open_failure(struct ssh_client *c, struct ssh_channel *ch, struct ssh_wire_in *w)
 {
 	char text[300], why[400];
-	uint32_t reason = wire_u32(w);
-	struct slice said = wire_string(w);
+	uint32_t reason = ssh_wire_u32(w);
+	struct slice said = ssh_wire_string(w);
 	if (w->bad || ch->state != CHANNEL_OPENING)
 		return client_fault(c, "a channel refusal that is broken or out of place");
 	snprintf(why, sizeof(why), "ssh: the server opens no session: %s (reason %u)",
@@ -224,22 +224,23 @@ static int on_open_failure(struct ssh_client *c, struct ssh_channel *ch, struct 
 	return 0;
 }
 
-static int on_adjust(struct ssh_client *c, struct ssh_channel *ch, struct wire_in *w)
+static int on_adjust(struct ssh_client *c, struct ssh_channel *ch, struct ssh_wire_in *w)
 {
-	uint32_t more = wire_u32(w);
-	if (!wire_end(w) || more > UINT32_MAX - ch->send_window)
+	uint32_t more = ssh_wire_u32(w);
+	if (!ssh_wire_end(w) || more > UINT32_MAX - ch->send_window)
 		return client_fault(c, "a window that is broken or beyond 2^32");
 	ch->send_window += more;
 	channel_wake(ch);
 	return 0;
 }
 
-static int on_data(struct ssh_client *c, struct ssh_channel *ch, struct wire_in *w, bool extended)
+static int on_data(struct ssh_client *c, struct ssh_channel *ch, struct ssh_wire_in *w,
+		   bool extended)
 {
-	uint32_t type = extended ? wire_u32(w) : 0;
-	struct slice data = wire_string(w);
+	uint32_t type = extended ? ssh_wire_u32(w) : 0;
+	struct slice data = ssh_wire_string(w);
 	bool open = extended ? ch->stderr_open : ch->stdio_open;
-	if (!wire_end(w))
+	if (!ssh_wire_end(w))
 		return client_fault(c, "broken channel data");
 	if (ch->eof_got)
 		return client_fault(c, "channel data after the end of file");
@@ -262,34 +263,34 @@ static int on_data(struct ssh_client *c, struct ssh_channel *ch, struct wire_in 
 	return 0;
 }
 
-static int on_status(struct ssh_client *c, struct ssh_channel *ch, struct wire_in *w,
+static int on_status(struct ssh_client *c, struct ssh_channel *ch, struct ssh_wire_in *w,
 		     bool by_signal)
 {
 	struct ssh_exit *e = &ch->exit;
 	if (by_signal) {
 		char text[300];
-		struct slice name = wire_string(w);
-		e->core = wire_bool(w);
-		struct slice said = wire_string(w);
-		wire_string(w); /* language */
+		struct slice name = ssh_wire_string(w);
+		e->core = ssh_wire_bool(w);
+		struct slice said = ssh_wire_string(w);
+		ssh_wire_string(w); /* language */
 		ssh_text(name, false, ch->signal, sizeof(ch->signal));
 		e->signal = ch->signal;
 		free(ch->said);
 		ch->said = xstrdup(ssh_text(said, false, text, sizeof(text)));
 		e->why = ch->said;
 	} else {
-		e->status = wire_u32(w);
+		e->status = ssh_wire_u32(w);
 	}
-	if (!wire_end(w) || ch->has_status)
+	if (!ssh_wire_end(w) || ch->has_status)
 		return client_fault(c, "an exit status that is broken or the second one");
 	ch->has_status = true;
 	return 0;
 }
 
-static int on_request(struct ssh_client *c, struct ssh_channel *ch, struct wire_in *w)
+static int on_request(struct ssh_client *c, struct ssh_channel *ch, struct ssh_wire_in *w)
 {
-	struct slice type = wire_string(w);
-	bool reply = wire_bool(w);
+	struct slice type = ssh_wire_string(w);
+	bool reply = ssh_wire_bool(w);
 	int r = 0;
 	if (w->bad)
 		return client_fault(c, "a broken channel request");
@@ -336,9 +337,9 @@ static int on_close(struct ssh_channel *ch)
 	return 0;
 }
 
-static int on_channel(struct ssh_client *c, uint8_t type, struct wire_in *w)
+static int on_channel(struct ssh_client *c, uint8_t type, struct ssh_wire_in *w)
 {
-	uint32_t id = wire_u32(w);
+	uint32_t id = ssh_wire_u32(w);
 	struct ssh_channel *ch = w->bad ? NULL : find(c, id);
 	if (!ch)
 		return client_fault(c, "message %u for a channel that does not exist", type);
@@ -358,7 +359,7 @@ static int on_channel(struct ssh_client *c, uint8_t type, struct wire_in *w)
 	case MSG_CHANNEL_REQUEST:
 		return on_request(c, ch, w);
 	}
-	if (!wire_end(w))
+	if (!ssh_wire_end(w))
 		return client_fault(c, "a broken channel message %u", type);
 	switch (type) {
 	case MSG_CHANNEL_EOF:
@@ -374,10 +375,10 @@ static int on_channel(struct ssh_client *c, uint8_t type, struct wire_in *w)
 
 /* --- messages of the connection --- */
 
-static int on_global(struct ssh_client *c, struct wire_in *w)
+static int on_global(struct ssh_client *c, struct ssh_wire_in *w)
 {
-	wire_string(w); /* keepalive, hostkeys-00@openssh.com, ...: none is known here */
-	bool reply = wire_bool(w);
+	ssh_wire_string(w); /* keepalive, hostkeys-00@openssh.com, ...: none is known here */
+	bool reply = ssh_wire_bool(w);
 	if (w->bad)
 		return client_fault(c, "a broken global request");
 	if (reply)
@@ -385,14 +386,14 @@ static int on_global(struct ssh_client *c, struct wire_in *w)
 	return 0;
 }
 
-static int on_open(struct ssh_client *c, struct wire_in *w)
+static int on_open(struct ssh_client *c, struct ssh_wire_in *w)
 {
 	char p[64];
-	struct wire_out out = { p, 0, sizeof(p) };
-	wire_string(w);
-	uint32_t id = wire_u32(w);
-	wire_u32(w); /* window */
-	wire_u32(w); /* packet */
+	struct ssh_wire_out out = { p, 0, sizeof(p) };
+	ssh_wire_string(w);
+	uint32_t id = ssh_wire_u32(w);
+	ssh_wire_u32(w); /* window */
+	ssh_wire_u32(w); /* packet */
 	if (w->bad)
 		return client_fault(c, "a broken CHANNEL_OPEN");
 	put_u8(&out, MSG_CHANNEL_OPEN_FAILURE);
@@ -400,14 +401,14 @@ static int on_open(struct ssh_client *c, struct wire_in *w)
 	put_u32(&out, OPEN_ADMINISTRATIVELY_PROHIBITED);
 	put_str(&out, "not asked for");
 	put_str(&out, "");
-	client_send(c, wire_written(&out));
+	client_send(c, ssh_wire_written(&out));
 	return 0;
 }
 
 int channel_message(struct ssh_client *c, struct slice payload)
 {
-	struct wire_in w = { payload, false };
-	uint8_t type = wire_u8(&w);
+	struct ssh_wire_in w = { payload, false };
+	uint8_t type = ssh_wire_u8(&w);
 	switch (type) {
 	case MSG_GLOBAL_REQUEST:
 		return on_global(c, &w);

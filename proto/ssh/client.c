@@ -184,7 +184,7 @@ static void tick(struct timer *t)
 		transport_rekey(c);
 	if (every && now - c->heard >= every) {
 		char p[40];
-		struct wire_out w = { p, 0, sizeof(p) };
+		struct ssh_wire_out w = { p, 0, sizeof(p) };
 		if (c->silent >= PINGS_MAX) {
 			client_fail(c, -ETIMEDOUT, "the server no longer answers");
 			return;
@@ -194,7 +194,7 @@ static void tick(struct timer *t)
 		put_u8(&w, 1);
 		c->pings++;
 		c->silent++;
-		client_send(c, wire_written(&w));
+		client_send(c, ssh_wire_written(&w));
 	}
 	if (c->state != CLIENT_DEAD)
 		timer_set(c->rx, &c->timer, every ? MIN(every, TICK_MS) : TICK_MS);

@@ -20,29 +20,29 @@ const struct host_alg *host_alg_find(struct slice name)
 
 struct slice host_key_type(struct slice blob)
 {
-	struct wire_in w = { blob, false };
-	return wire_string(&w);
+	struct ssh_wire_in w = { blob, false };
+	return ssh_wire_string(&w);
 }
 
 struct sign_key *host_key_parse(struct slice blob, const char **why)
 {
-	struct wire_in w = { blob, false };
-	struct slice type = wire_string(&w), a, b;
+	struct ssh_wire_in w = { blob, false };
+	struct slice type = ssh_wire_string(&w), a, b;
 	struct sign_key *k = NULL;
 	*why = "broken";
 	if (slice_eq(type, SLICE("ssh-ed25519"))) {
-		a = wire_string(&w);
-		if (wire_end(&w) && a.n == 32)
+		a = ssh_wire_string(&w);
+		if (ssh_wire_end(&w) && a.n == 32)
 			k = sign_ed25519_public((const uint8_t *)a.p);
 	} else if (slice_eq(type, SLICE("ecdsa-sha2-nistp256"))) {
-		a = wire_string(&w);
-		b = wire_string(&w);
-		if (wire_end(&w) && slice_eq(a, SLICE("nistp256")))
+		a = ssh_wire_string(&w);
+		b = ssh_wire_string(&w);
+		if (ssh_wire_end(&w) && slice_eq(a, SLICE("nistp256")))
 			k = sign_p256_public(b);
 	} else if (slice_eq(type, SLICE("ssh-rsa"))) {
-		a = wire_mpint(&w); /* e */
-		b = wire_mpint(&w); /* n */
-		if (wire_end(&w)) {
+		a = ssh_wire_mpint(&w); /* e */
+		b = ssh_wire_mpint(&w); /* n */
+		if (ssh_wire_end(&w)) {
 			k = sign_rsa_public(b, a);
 			*why = "broken, or not of 2048 to 8192 bits";
 		}
@@ -55,11 +55,11 @@ struct sign_key *host_key_parse(struct slice blob, const char **why)
 /* RFC 5656 section 3.1.2: two mpints. */
 static bool p256_signature(struct slice s, char out[64])
 {
-	struct wire_in w = { s, false };
+	struct ssh_wire_in w = { s, false };
 	struct slice part[2];
-	part[0] = wire_mpint(&w);
-	part[1] = wire_mpint(&w);
-	if (!wire_end(&w) || part[0].n > 32 || part[1].n > 32)
+	part[0] = ssh_wire_mpint(&w);
+	part[1] = ssh_wire_mpint(&w);
+	if (!ssh_wire_end(&w) || part[0].n > 32 || part[1].n > 32)
 		return false;
 	memset(out, 0, 64);
 	memcpy(out + 32 - part[0].n, part[0].p, part[0].n);
@@ -70,10 +70,10 @@ static bool p256_signature(struct slice s, char out[64])
 bool host_key_verify(const struct sign_key *key, const struct host_alg *alg, struct slice message,
 		     struct slice signature)
 {
-	struct wire_in w = { signature, false };
-	struct slice name = wire_string(&w), raw = wire_string(&w);
+	struct ssh_wire_in w = { signature, false };
+	struct slice name = ssh_wire_string(&w), raw = ssh_wire_string(&w);
 	char flat[64];
-	if (!wire_end(&w) || !slice_eq(name, slice_str(alg->name)) ||
+	if (!ssh_wire_end(&w) || !slice_eq(name, slice_str(alg->name)) ||
 	    sign_key_type(key) != alg->type)
 		return false;
 	if (alg->type == SIGN_P256) {

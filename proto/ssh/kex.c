@@ -8,7 +8,7 @@ const char kex_names[] = "curve25519-sha256,curve25519-sha256@libssh.org";
 static const char strict_s[] = "kex-strict-s-v00@openssh.com";
 static const char first_extra[] = ",ext-info-c,kex-strict-c-v00@openssh.com";
 
-void kex_init_put(struct wire_out *w, const struct kex_offer *o, bool first)
+void kex_init_put(struct ssh_wire_out *w, const struct kex_offer *o, bool first)
 {
 	uint8_t cookie[16];
 	char kex[1024];
@@ -59,19 +59,19 @@ static struct slice first_name(struct slice list)
 int kex_agree(struct kex_agreed *a, const struct kex_offer *o, struct slice theirs, bool first,
 	      bool strict, char *err, size_t errlen)
 {
-	struct wire_in w = { theirs, false };
+	struct ssh_wire_in w = { theirs, false };
 	struct slice list[10], name, guess[2];
 	bool follows, lists_ok = true;
 	*a = (struct kex_agreed){ .strict = false };
-	wire_u8(&w);
-	wire_bytes(&w, 16);
+	ssh_wire_u8(&w);
+	ssh_wire_bytes(&w, 16);
 	for (size_t i = 0; i < ARRAY_LEN(list); i++) {
-		list[i] = wire_string(&w);
+		list[i] = ssh_wire_string(&w);
 		lists_ok &= name_list_ok(list[i]);
 	}
-	follows = wire_bool(&w);
-	wire_u32(&w);
-	if (!wire_end(&w) || !lists_ok) {
+	follows = ssh_wire_bool(&w);
+	ssh_wire_u32(&w);
+	if (!ssh_wire_end(&w) || !lists_ok) {
 		snprintf(err, errlen, "a broken KEXINIT");
 		return -EPROTO;
 	}
@@ -182,10 +182,10 @@ void kex_derive(struct slice k, const uint8_t hash[KEX_HASH], struct slice sessi
 
 int kex_reply_get(struct kex_reply *r, struct slice payload)
 {
-	struct wire_in w = { payload, false };
-	wire_u8(&w);
-	r->host_key = wire_string(&w);
-	r->q_s = wire_string(&w);
-	r->signature = wire_string(&w);
-	return wire_end(&w) && r->q_s.n == 32 ? 0 : -EPROTO;
+	struct ssh_wire_in w = { payload, false };
+	ssh_wire_u8(&w);
+	r->host_key = ssh_wire_string(&w);
+	r->q_s = ssh_wire_string(&w);
+	r->signature = ssh_wire_string(&w);
+	return ssh_wire_end(&w) && r->q_s.n == 32 ? 0 : -EPROTO;
 }

@@ -31,7 +31,7 @@ struct kex_agreed {
 
 /* Writes our KEXINIT. first: the connection's first exchange, which also says ext-info-c (RFC 8308)
  * and kex-strict-c-v00@openssh.com (OpenSSH's PROTOCOL, section 1.10). */
-void kex_init_put(struct wire_out *, const struct kex_offer *, bool first);
+void kex_init_put(struct ssh_wire_out *, const struct kex_offer *, bool first);
 /* Reads the server's KEXINIT and agrees: 0, or -EPROTO with a sentence. chacha20-poly1305 and EtM
  * without strict key exchange are refused, even in later exchanges (CVE-2023-48795); strict says
  * what the first one agreed. */

@@ -41,12 +41,12 @@ static const char *find(struct slice s, const char *needle)
 
 /* The private numbers behind the type, which was read. NULL: broken, or not those of the public
  * key. */
-static struct sign_key *pair_get(struct wire_in *w, struct slice type)
+static struct sign_key *pair_get(struct ssh_wire_in *w, struct slice type)
 {
 	struct slice a, b, d, p, q;
 	if (slice_eq(type, SLICE("ssh-ed25519"))) {
-		a = wire_string(w); /* public */
-		b = wire_string(w); /* seed, public */
+		a = ssh_wire_string(w); /* public */
+		b = ssh_wire_string(w); /* seed, public */
 		if (w->bad || a.n != 32 || b.n != 64 || memcmp(b.p + 32, a.p, 32) != 0)
 			return NULL;
 		struct sign_key *k = sign_ed25519_pair((const uint8_t *)b.p);
@@ -56,17 +56,17 @@ static struct sign_key *pair_get(struct wire_in *w, struct slice type)
 		return NULL;
 	}
 	if (slice_eq(type, SLICE("ecdsa-sha2-nistp256"))) {
-		a = wire_string(w); /* "nistp256" */
-		b = wire_string(w); /* point */
-		d = wire_mpint(w);
+		a = ssh_wire_string(w); /* "nistp256" */
+		b = ssh_wire_string(w); /* point */
+		d = ssh_wire_mpint(w);
 		return w->bad || !slice_eq(a, SLICE("nistp256")) ? NULL : sign_p256_pair(b, d);
 	}
-	a = wire_mpint(w); /* n */
-	b = wire_mpint(w); /* e */
-	d = wire_mpint(w);
-	wire_mpint(w); /* q^-1 mod p: follows from the others */
-	p = wire_mpint(w);
-	q = wire_mpint(w);
+	a = ssh_wire_mpint(w); /* n */
+	b = ssh_wire_mpint(w); /* e */
+	d = ssh_wire_mpint(w);
+	ssh_wire_mpint(w); /* q^-1 mod p: follows from the others */
+	p = ssh_wire_mpint(w);
+	q = ssh_wire_mpint(w);
 	return w->bad ? NULL : sign_rsa_pair(a, b, d, p, q);
 }
 
@@ -81,20 +81,20 @@ static bool matches(const struct ssh_key *k, const struct sign_key *public_half)
 /* PROTOCOL.key, the part that could be encrypted. */
 static const char *inner_get(struct ssh_key *k, const struct sign_key *public_half, struct slice s)
 {
-	struct wire_in w = { s, false };
-	uint32_t check = wire_u32(&w);
-	if (wire_u32(&w) != check || w.bad)
+	struct ssh_wire_in w = { s, false };
+	uint32_t check = ssh_wire_u32(&w);
+	if (ssh_wire_u32(&w) != check || w.bad)
 		return "its check numbers differ: broken";
-	struct slice type = wire_string(&w);
+	struct slice type = ssh_wire_string(&w);
 	if (!slice_eq(type, ssh_key_type(k)))
 		return "its private half is of another type than its public one";
 	k->pair = pair_get(&w, type);
-	wire_string(&w); /* comment */
+	ssh_wire_string(&w); /* comment */
 	if (!k->pair || w.bad || sign_key_type(k->pair) != sign_key_type(public_half) ||
 	    !matches(k, public_half))
 		return "its private numbers are broken";
 	for (uint8_t i = 1; w.left.n > 0; i++)
-		if (wire_u8(&w) != i)
+		if (ssh_wire_u8(&w) != i)
 			return "its padding is broken";
 	return NULL;
 }
@@ -102,15 +102,15 @@ static const char *inner_get(struct ssh_key *k, const struct sign_key *public_ha
 static const char *outer_get(struct ssh_key *k, struct slice s)
 {
 	static const char magic[] = "openssh-key-v1"; /* with its NUL */
-	struct wire_in w = { s, false };
+	struct ssh_wire_in w = { s, false };
 	const char *why;
-	if (!slice_eq(wire_bytes(&w, sizeof(magic)), slice_of(magic, sizeof(magic))))
+	if (!slice_eq(ssh_wire_bytes(&w, sizeof(magic)), slice_of(magic, sizeof(magic))))
 		return "it is no openssh-key-v1: broken";
-	struct slice cipher = wire_string(&w), kdf = wire_string(&w);
-	wire_string(&w); /* KDF options */
-	uint32_t count = wire_u32(&w);
-	struct slice blob = wire_string(&w), inner = wire_string(&w);
-	if (!wire_end(&w) || count != 1)
+	struct slice cipher = ssh_wire_string(&w), kdf = ssh_wire_string(&w);
+	ssh_wire_string(&w); /* KDF options */
+	uint32_t count = ssh_wire_u32(&w);
+	struct slice blob = ssh_wire_string(&w), inner = ssh_wire_string(&w);
+	if (!ssh_wire_end(&w) || count != 1)
 		return "it is cut short or broken";
 	if (!slice_eq(cipher, SLICE("none")) || !slice_eq(kdf, SLICE("none")))
 		return "it is encrypted, which is not supported: write an unencrypted copy with "
@@ -185,14 +185,14 @@ char *ssh_key_sign(const struct ssh_key *k, struct slice alg, struct slice messa
 	uint8_t raw[SIGN_MAX];
 	BUG_ON(!a || a->type != sign_key_type(k->pair));
 	size_t raw_n = sign_make(k->pair, a->hash, message, raw);
-	struct wire_out w = { xmalloc(raw_n + 100), 0, raw_n + 100 };
+	struct ssh_wire_out w = { xmalloc(raw_n + 100), 0, raw_n + 100 };
 	put_string(&w, alg);
 	if (a->type == SIGN_P256) {
 		char two[80];
-		struct wire_out in = { two, 0, sizeof(two) };
+		struct ssh_wire_out in = { two, 0, sizeof(two) };
 		put_mpint(&in, slice_of(raw, 32));
 		put_mpint(&in, slice_of(raw + 32, 32));
-		put_string(&w, wire_written(&in));
+		put_string(&w, ssh_wire_written(&in));
 	} else {
 		put_string(&w, slice_of(raw, raw_n));
 	}

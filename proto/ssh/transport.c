@@ -71,12 +71,12 @@ int transport_version(struct ssh_client *c)
 void transport_goodbye(struct ssh_client *c, uint32_t reason, const char *text)
 {
 	char p[WHY_MAX + 32];
-	struct wire_out w = { p, 0, sizeof(p) };
+	struct ssh_wire_out w = { p, 0, sizeof(p) };
 	put_u8(&w, MSG_DISCONNECT);
 	put_u32(&w, reason);
 	put_string(&w, slice_of(text, strnlen(text, WHY_MAX)));
 	put_str(&w, "");
-	client_send(c, wire_written(&w));
+	client_send(c, ssh_wire_written(&w));
 }
 
 static char *keep(struct slice s)
@@ -106,23 +106,23 @@ void transport_rekey(struct ssh_client *c)
 {
 	struct exchange *k = &c->kex;
 	char p[KEX_INIT_MAX];
-	struct wire_out w = { p, 0, sizeof(p) };
+	struct ssh_wire_out w = { p, 0, sizeof(p) };
 	if (k->state != KEX_IDLE)
 		return;
 	kex_init_put(&w, &c->offer, k->done == 0);
 	free(k->i_c);
-	k->i_c = keep(wire_written(&w));
+	k->i_c = keep(ssh_wire_written(&w));
 	k->i_c_n = w.n;
 	k->state = KEX_ASKED;
 	k->began = reactor_now(c->rx);
-	client_send(c, wire_written(&w));
+	client_send(c, ssh_wire_written(&w));
 }
 
 static int on_kexinit(struct ssh_client *c, struct slice payload)
 {
 	struct exchange *k = &c->kex;
 	char err[700], p[64];
-	struct wire_out w = { p, 0, sizeof(p) };
+	struct ssh_wire_out w = { p, 0, sizeof(p) };
 	bool first = k->done == 0;
 	if (k->state != KEX_IDLE && k->state != KEX_ASKED)
 		return client_fault(c, "a second KEXINIT in the middle of a key exchange");
@@ -142,7 +142,7 @@ static int on_kexinit(struct ssh_client *c, struct slice payload)
 	k->state = KEX_REPLY;
 	put_u8(&w, MSG_KEX_ECDH_INIT);
 	put_string(&w, slice_of(k->public_key, 32));
-	client_send(c, wire_written(&w));
+	client_send(c, ssh_wire_written(&w));
 	return 0;
 }
 
@@ -316,11 +316,11 @@ static int on_newkeys(struct ssh_client *c, struct slice payload)
 
 static int on_disconnect(struct ssh_client *c, struct slice payload)
 {
-	struct wire_in w = { payload, false };
+	struct ssh_wire_in w = { payload, false };
 	char text[600];
-	wire_u8(&w);
-	uint32_t reason = wire_u32(&w);
-	struct slice said = wire_string(&w);
+	ssh_wire_u8(&w);
+	uint32_t reason = ssh_wire_u32(&w);
+	struct slice said = ssh_wire_string(&w);
 	if (w.bad)
 		return client_fault(c, "a broken DISCONNECT");
 	return client_fail(c, -ECONNRESET, "the server disconnected: %s (reason %u)",

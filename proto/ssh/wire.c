@@ -2,7 +2,7 @@
 
 #include "reactor/utf8.h"
 
-struct slice wire_bytes(struct wire_in *w, size_t n)
+struct slice ssh_wire_bytes(struct ssh_wire_in *w, size_t n)
 {
 	if (w->bad || n > w->left.n) {
 		w->bad = true;
@@ -13,31 +13,31 @@ struct slice wire_bytes(struct wire_in *w, size_t n)
 	return s;
 }
 
-uint8_t wire_u8(struct wire_in *w)
+uint8_t ssh_wire_u8(struct ssh_wire_in *w)
 {
-	struct slice s = wire_bytes(w, 1);
+	struct slice s = ssh_wire_bytes(w, 1);
 	return s.n ? (uint8_t)s.p[0] : 0;
 }
 
-bool wire_bool(struct wire_in *w)
+bool ssh_wire_bool(struct ssh_wire_in *w)
 {
-	return wire_u8(w) != 0; /* "applications MUST accept" any other value as true */
+	return ssh_wire_u8(w) != 0; /* "applications MUST accept" any other value as true */
 }
 
-uint32_t wire_u32(struct wire_in *w)
+uint32_t ssh_wire_u32(struct ssh_wire_in *w)
 {
-	struct slice s = wire_bytes(w, 4);
+	struct slice s = ssh_wire_bytes(w, 4);
 	return s.n ? ssh_get_u32(s.p) : 0;
 }
 
-struct slice wire_string(struct wire_in *w)
+struct slice ssh_wire_string(struct ssh_wire_in *w)
 {
-	return wire_bytes(w, wire_u32(w));
+	return ssh_wire_bytes(w, ssh_wire_u32(w));
 }
 
-struct slice wire_mpint(struct wire_in *w)
+struct slice ssh_wire_mpint(struct ssh_wire_in *w)
 {
-	struct slice s = wire_string(w);
+	struct slice s = ssh_wire_string(w);
 	if (s.n > 1 && s.p[0] == 0 && (s.p[1] & 0x80))
 		return slice_after(s, 1);
 	if (s.n == 0 || s.p[0] == 0 || (s.p[0] & 0x80)) {
@@ -47,12 +47,12 @@ struct slice wire_mpint(struct wire_in *w)
 	return s;
 }
 
-bool wire_end(const struct wire_in *w)
+bool ssh_wire_end(const struct ssh_wire_in *w)
 {
 	return !w->bad && w->left.n == 0;
 }
 
-void put_bytes(struct wire_out *w, struct slice s)
+void put_bytes(struct ssh_wire_out *w, struct slice s)
 {
 	BUG_ON(s.n > w->max - w->n);
 	if (s.n)
@@ -60,30 +60,30 @@ void put_bytes(struct wire_out *w, struct slice s)
 	w->n += s.n;
 }
 
-void put_u8(struct wire_out *w, uint8_t v)
+void put_u8(struct ssh_wire_out *w, uint8_t v)
 {
 	put_bytes(w, slice_of(&v, 1));
 }
 
-void put_u32(struct wire_out *w, uint32_t v)
+void put_u32(struct ssh_wire_out *w, uint32_t v)
 {
 	uint8_t b[4];
 	ssh_put_u32(b, v);
 	put_bytes(w, slice_of(b, 4));
 }
 
-void put_string(struct wire_out *w, struct slice s)
+void put_string(struct ssh_wire_out *w, struct slice s)
 {
 	put_u32(w, (uint32_t)s.n);
 	put_bytes(w, s);
 }
 
-void put_str(struct wire_out *w, const char *s)
+void put_str(struct ssh_wire_out *w, const char *s)
 {
 	put_string(w, slice_str(s));
 }
 
-void put_mpint(struct wire_out *w, struct slice s)
+void put_mpint(struct ssh_wire_out *w, struct slice s)
 {
 	while (s.n > 0 && s.p[0] == 0)
 		s = slice_after(s, 1);

@@ -59,36 +59,36 @@ static inline void ssh_put_u32(void *p, uint32_t v)
 
 /* Reads front to back. Once something did not fit, bad stays true and all that follows reads as
  * zero or empty, so that one question at the end is enough. */
-struct wire_in {
+struct ssh_wire_in {
 	struct slice left;
 	bool bad;
 };
 
-uint8_t wire_u8(struct wire_in *);
-bool wire_bool(struct wire_in *);
-uint32_t wire_u32(struct wire_in *);
-struct slice wire_bytes(struct wire_in *, size_t n);
+uint8_t ssh_wire_u8(struct ssh_wire_in *);
+bool ssh_wire_bool(struct ssh_wire_in *);
+uint32_t ssh_wire_u32(struct ssh_wire_in *);
+struct slice ssh_wire_bytes(struct ssh_wire_in *, size_t n);
 /* Lies in the message. */
-struct slice wire_string(struct wire_in *);
+struct slice ssh_wire_string(struct ssh_wire_in *);
 /* A positive mpint without its leading zeros; bad if negative, zero or padded. */
-struct slice wire_mpint(struct wire_in *);
+struct slice ssh_wire_mpint(struct ssh_wire_in *);
 /* Nothing was bad, and nothing is left. */
-bool wire_end(const struct wire_in *);
+bool ssh_wire_end(const struct ssh_wire_in *);
 
 /* Writes to memory of a fixed size; more than that is a bug of ours. */
-struct wire_out {
+struct ssh_wire_out {
 	char *p;
 	size_t n, max;
 };
 
-void put_u8(struct wire_out *, uint8_t);
-void put_u32(struct wire_out *, uint32_t);
-void put_bytes(struct wire_out *, struct slice);
-void put_string(struct wire_out *, struct slice);
-void put_str(struct wire_out *, const char *);
+void put_u8(struct ssh_wire_out *, uint8_t);
+void put_u32(struct ssh_wire_out *, uint32_t);
+void put_bytes(struct ssh_wire_out *, struct slice);
+void put_string(struct ssh_wire_out *, struct slice);
+void put_str(struct ssh_wire_out *, const char *);
 /* A big-endian number of any number of leading zeros, as mpint: at most 5 + n bytes. */
-void put_mpint(struct wire_out *, struct slice);
-static inline struct slice wire_written(const struct wire_out *w)
+void put_mpint(struct ssh_wire_out *, struct slice);
+static inline struct slice ssh_wire_written(const struct ssh_wire_out *w)
 {
 	return slice_of(w->p, w->n);
 }

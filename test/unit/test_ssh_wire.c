@@ -219,7 +219,7 @@ static void wire(void **state)
 {
 	(void)state;
 	char p[64], text[20];
-	struct wire_out w = { p, 0, sizeof(p) };
+	struct ssh_wire_out w = { p, 0, sizeof(p) };
 	/* RFC 4251 section 5, mpint */
 	put_mpint(&w, SLICE(""));
 	put_mpint(&w, SLICE("\x09\xa3\x78\xf9\xb2\xe3\x32\xa7"));
@@ -227,18 +227,18 @@ static void wire(void **state)
 	assert_int_equal(w.n, 4 + 12 + 6);
 	assert_memory_equal(p, "\0\0\0\0\0\0\0\10\x09\xa3\x78\xf9\xb2\xe3\x32\xa7\0\0\0\2\0\x80",
 			    22);
-	struct wire_in in = { slice_of(p + 4, 18), false };
-	assert_int_equal(wire_mpint(&in).n, 8);
-	assert_true(slice_eq(wire_mpint(&in), SLICE("\x80")));
-	assert_true(wire_end(&in));
+	struct ssh_wire_in in = { slice_of(p + 4, 18), false };
+	assert_int_equal(ssh_wire_mpint(&in).n, 8);
+	assert_true(slice_eq(ssh_wire_mpint(&in), SLICE("\x80")));
+	assert_true(ssh_wire_end(&in));
 	static const struct slice bad[] = { SLICE("\0\0\0\1\x80"), SLICE("\0\0\0\2\0\1"),
 					    SLICE("\0\0\0\0"), SLICE("\0\0\0\5abc"),
 					    SLICE("\0\0") };
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
-		in = (struct wire_in){ bad[i], false };
-		wire_mpint(&in);
+		in = (struct ssh_wire_in){ bad[i], false };
+		ssh_wire_mpint(&in);
 		assert_true(in.bad);
-		assert_int_equal(wire_u32(&in), 0);
+		assert_int_equal(ssh_wire_u32(&in), 0);
 	}
 	assert_true(name_list_ok(SLICE("")) && name_list_ok(SLICE("a,b@c")));
 	assert_false(name_list_ok(SLICE(",a")) || name_list_ok(SLICE("a,")) ||
@@ -275,12 +275,12 @@ static char blob[2][51], b64[2][80];
 static void make_blobs(void)
 {
 	for (int i = 0; i < 2; i++) {
-		struct wire_out w = { blob[i], 0, 51 };
+		struct ssh_wire_out w = { blob[i], 0, 51 };
 		char key[32];
 		memset(key, 'a' + i, 32);
 		put_str(&w, "ssh-ed25519");
 		put_string(&w, slice_of(key, 32));
-		base64_put(wire_written(&w), b64[i]);
+		base64_put(ssh_wire_written(&w), b64[i]);
 	}
 }
 
