@@ -107,17 +107,17 @@ static void take(void)
 	static char p[PACKET_MAX];
 	size_t n;
 	while ((n = peer_take(p, sizeof(p))) > 0) {
-		struct wire_in w = { slice_of(p, n), false };
-		uint8_t type = wire_u8(&w);
-		uint32_t id = wire_u32(&w);
+		struct ssh_wire_in w = { slice_of(p, n), false };
+		uint8_t type = ssh_wire_u8(&w);
+		uint32_t id = ssh_wire_u32(&w);
 		struct model *m = id >= 100 && id < 100 + CHANNELS ? &model[id - 100] : NULL;
 		if (type < MSG_CHANNEL_WINDOW_ADJUST || wild)
 			continue;
 		BUG_ON(!m || m->close_seen); /* 100 + n is how we call channel n */
 		switch (type) {
 		case MSG_CHANNEL_DATA: {
-			struct slice d = wire_string(&w);
-			BUG_ON(!wire_end(&w) || d.n == 0 || m->eof_seen || d.n > m->max);
+			struct slice d = ssh_wire_string(&w);
+			BUG_ON(!ssh_wire_end(&w) || d.n == 0 || m->eof_seen || d.n > m->max);
 			for (size_t i = 0; i < d.n; i++)
 				BUG_ON(d.p[i] != pattern(id, m->seen + i));
 			m->seen += d.n;
@@ -125,8 +125,8 @@ static void take(void)
 			break;
 		}
 		case MSG_CHANNEL_WINDOW_ADJUST:
-			m->window += wire_u32(&w);
-			BUG_ON(!wire_end(&w));
+			m->window += ssh_wire_u32(&w);
+			BUG_ON(!ssh_wire_end(&w));
 			break;
 		case MSG_CHANNEL_EOF:
 			BUG_ON(m->eof_seen);
@@ -156,14 +156,14 @@ static void say(uint8_t type, uint32_t id, const uint32_t *numbers, unsigned n, 
 		bool with_text)
 {
 	static char p[PIECE + 100];
-	struct wire_out w = { p, 0, sizeof(p) };
+	struct ssh_wire_out w = { p, 0, sizeof(p) };
 	put_u8(&w, type);
 	put_u32(&w, id);
 	for (unsigned i = 0; i < n; i++)
 		put_u32(&w, numbers[i]);
 	if (with_text)
 		put_string(&w, text);
-	peer_send(wire_written(&w));
+	peer_send(ssh_wire_written(&w));
 }
 
 static bool live(size_t id)

@@ -321,7 +321,7 @@ static int run(struct server *sv, const struct addr *a, char *err, size_t errlen
 							     (int)geteuid(), flags.port);
 	else
 		sv->keep = true;
-	struct store *store = store_open(flags.state_dir, err, errlen);
+	struct session_store *store = session_store_open(flags.state_dir, err, errlen);
 	if (!store)
 		return fail(err);
 	int code = 1;
@@ -347,7 +347,7 @@ static int run(struct server *sv, const struct addr *a, char *err, size_t errlen
 		stream_linger_end();
 		log_info("stopped");
 	}
-	store_close(store);
+	session_store_close(store);
 	return code;
 }
 

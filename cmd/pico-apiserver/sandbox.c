@@ -172,7 +172,7 @@ static void set_state(struct session *s, enum sandbox_state state)
 	log_debug("session-state id=%s from=%s to=%s", s->r.id, sandbox_state_text(s->r.state),
 		  sandbox_state_text(state));
 	s->r.state = state;
-	store_put(s->set->store, &s->r);
+	session_store_put(s->set->store, &s->r);
 }
 
 bool session_unsettled(const struct session *s)
@@ -216,7 +216,7 @@ static void on_removed(void *arg, int code, const char *why)
 		log_error("sandbox-remove id=%s name=%s error=%s", s->r.id, s->r.name,
 			  log_quote(slice_str(why)));
 	else
-		store_remove(s->set->store, s->r.id); /* else the next start tries again */
+		session_store_remove(s->set->store, s->r.id); /* else the next start tries again */
 	s->box->ops->free(s->box);
 	s->box = NULL;
 	if (s->r.state == SANDBOX_FAILED) {
@@ -258,7 +258,7 @@ void session_delete(struct session *s)
 	timer_clear(s->set->rx, &s->timer);
 	tunnels_abort(s);
 	if (!s->box) {
-		store_remove(s->set->store, s->r.id);
+		session_store_remove(s->set->store, s->r.id);
 		session_drop(s, s->why ? s->why : "the session was deleted");
 	} else if (!failed) { /* else that is under way */
 		s->box->ops->destroy(s->box, on_removed, s);
@@ -380,7 +380,7 @@ struct session *session_create(struct sessions *set, const char *owner, struct s
 	*q = (struct sandbox_request){ 0 };
 	r.key = key ? xstrdup(key) : NULL;
 	snprintf(r.key_hash, sizeof(r.key_hash), "%s", key_hash);
-	if ((*code = store_put(set->store, &r)) < 0) {
+	if ((*code = session_store_put(set->store, &r)) < 0) {
 		sandbox_record_end(&r);
 		return NULL;
 	}

@@ -18,7 +18,7 @@ struct session;
 struct sessions {
 	struct reactor *rx;
 	struct backend *backend;
-	struct store *store;
+	struct session_store *store;
 	uint64_t ready_ms; /* a sandbox that is not ready by then is given up */
 	size_t max, max_per_user;
 	const char *image;      /* for records: the default */

@@ -53,7 +53,7 @@ static void on_listed(void *arg, int code, const char *why)
 			if (expired && s->r.state != SANDBOX_DELETING)
 				session_bury(s);
 			log_info("session-lost id=%s name=%s", s->r.id, s->r.name);
-			store_remove(set->store, s->r.id);
+			session_store_remove(set->store, s->r.id);
 			session_drop(s, "its sandbox did not survive");
 			continue;
 		}
@@ -77,7 +77,7 @@ int sessions_start(struct sessions *set)
 	timer_init(&set->retry, ask_list);
 	timer_init(&set->sample, session_sample_all);
 	session_sample_all(&set->sample);
-	int r = store_load(set->store, on_record, set);
+	int r = session_store_load(set->store, on_record, set);
 	if (r == 0)
 		ask_list(&set->retry);
 	return r;
@@ -91,7 +91,7 @@ void sessions_end(struct sessions *set, bool keep, bool *done)
 		struct session *s = container_of(l, struct session, link);
 		next = l->next;
 		if (keep)
-			store_put(set->store, &s->r);
+			session_store_put(set->store, &s->r);
 		else
 			session_delete(s);
 	}

@@ -11,7 +11,7 @@
 #include "reactor/err.h"
 #include "reactor/log.h"
 
-struct store {
+struct session_store {
 	int lock, dir;
 };
 
@@ -35,7 +35,7 @@ static int make_directories(const char *path)
 	return r;
 }
 
-static int open_all(struct store *s, const char *path, const char **what)
+static int open_all(struct session_store *s, const char *path, const char **what)
 {
 	struct stat st;
 	*what = "cannot make it";
@@ -66,20 +66,20 @@ static int open_all(struct store *s, const char *path, const char **what)
 	return r;
 }
 
-struct store *store_open(const char *path, char *err, size_t errlen)
+struct session_store *session_store_open(const char *path, char *err, size_t errlen)
 {
 	const char *what;
-	struct store *s = xcalloc(1, sizeof(*s));
+	struct session_store *s = xcalloc(1, sizeof(*s));
 	s->lock = s->dir = -1;
 	int r = open_all(s, path, &what);
 	if (r == 0)
 		return s;
 	snprintf(err, errlen, "state directory %s: %s: %s", path, what, err_text(r));
-	store_close(s);
+	session_store_close(s);
 	return NULL;
 }
 
-void store_close(struct store *s)
+void session_store_close(struct session_store *s)
 {
 	if (!s)
 		return;
@@ -90,7 +90,7 @@ void store_close(struct store *s)
 	free(s);
 }
 
-static int load_one(struct store *s, const char *name, struct sandbox_record *rec)
+static int load_one(struct session_store *s, const char *name, struct sandbox_record *rec)
 {
 	char err[256] = "", bad[NAME_MAX + 8];
 	char *text = xmalloc(SANDBOX_RECORD_MAX);
@@ -116,7 +116,8 @@ static int load_one(struct store *s, const char *name, struct sandbox_record *re
 	return r;
 }
 
-int store_load(struct store *s, void (*each)(void *arg, struct sandbox_record *), void *arg)
+int session_store_load(struct session_store *s, void (*each)(void *arg, struct sandbox_record *),
+		       void *arg)
 {
 	int fd = openat(s->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *d = fd == -1 ? NULL : fdopendir(fd);
@@ -154,7 +155,7 @@ static int write_file(int dir, const char *name, struct slice text)
 	return r;
 }
 
-int store_put(struct store *s, const struct sandbox_record *rec)
+int session_store_put(struct session_store *s, const struct sandbox_record *rec)
 {
 	char name[NAME_ROOM], temp[NAME_ROOM];
 	struct buf b;
@@ -178,7 +179,7 @@ int store_put(struct store *s, const struct sandbox_record *rec)
 	return r;
 }
 
-void store_remove(struct store *s, const char *id)
+void session_store_remove(struct session_store *s, const char *id)
 {
 	char name[NAME_ROOM];
 	snprintf(name, sizeof(name), "%s.json", id);

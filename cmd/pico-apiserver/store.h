@@ -8,16 +8,17 @@
 
 #include "proto/sandbox/record.h"
 
-struct store;
+struct session_store;
 
 /* Makes dir (0700) and locks it. NULL with a sentence: not ours alone, or another server has it. */
-struct store *store_open(const char *dir, char *err, size_t errlen);
-void store_close(struct store *); /* NULL is ignored */
+struct session_store *session_store_open(const char *dir, char *err, size_t errlen);
+void session_store_close(struct session_store *); /* NULL is ignored */
 /* Each record, which is the callee's from then on. Damaged files are told to the log, and renamed
  * to ID.json.bad. 0 or -errno. */
-int store_load(struct store *, void (*each)(void *arg, struct sandbox_record *), void *arg);
+int session_store_load(struct session_store *, void (*each)(void *arg, struct sandbox_record *),
+		       void *arg);
 /* 0 or -errno, and the old one is as it was. */
-int store_put(struct store *, const struct sandbox_record *);
-void store_remove(struct store *, const char *id);
+int session_store_put(struct session_store *, const struct sandbox_record *);
+void session_store_remove(struct session_store *, const char *id);
 
 #endif

@@ -353,7 +353,7 @@ static void authentication(void **state)
 {
 	(void)state;
 	char p[200];
-	struct wire_out w = { p, 0, sizeof(p) };
+	struct ssh_wire_out w = { p, 0, sizeof(p) };
 	start(NULL);
 	to_newkeys();
 	peer_newkeys();
@@ -378,7 +378,7 @@ static void authentication(void **state)
 	put_u8(&w, MSG_USERAUTH_FAILURE);
 	put_str(&w, "password,\x01");
 	put_u8(&w, 0);
-	peer_send(wire_written(&w));
+	peer_send(ssh_wire_written(&w));
 	expect(-EPROTO, "a broken USERAUTH_FAILURE");
 	start(NULL);
 	to_auth();
@@ -386,7 +386,7 @@ static void authentication(void **state)
 	put_u8(&w, MSG_USERAUTH_FAILURE);
 	put_str(&w, "password");
 	put_u8(&w, 0);
-	peer_send(wire_written(&w));
+	peer_send(ssh_wire_written(&w));
 	size_t n = take(MSG_USERAUTH_REQUEST);
 	assert_memory_equal(msg + n - 6, "\0\0\0\2pw", 6);
 	peer_send(SLICE("\74\0\0\0\3new\0\0\0\0"));
@@ -408,7 +408,7 @@ static void authentication(void **state)
 static struct ssh_channel *channel(uint32_t window, uint32_t max)
 {
 	char p[100];
-	struct wire_out w = { p, 0, sizeof(p) };
+	struct ssh_wire_out w = { p, 0, sizeof(p) };
 	struct ssh_channel *ch = ssh_exec(c, &(struct ssh_exec){ .command = "x" });
 	take(MSG_CHANNEL_OPEN);
 	put_u8(&w, MSG_CHANNEL_OPEN_CONFIRMATION);
@@ -416,7 +416,7 @@ static struct ssh_channel *channel(uint32_t window, uint32_t max)
 	put_u32(&w, 5);
 	put_u32(&w, window);
 	put_u32(&w, max);
-	peer_send(wire_written(&w));
+	peer_send(ssh_wire_written(&w));
 	return ch;
 }
 
