@@ -148,8 +148,8 @@ static bool bodiless(int status)
 static int put_head(struct http_conn *c, int status, const struct http_field *field, size_t n)
 {
 	bool tunnel = status == 200 && strcmp(c->log.method, "CONNECT") == 0;
-	int r = http_put_status(&c->out, status,
-				tunnel ? SLICE("Connection Established") : SLICE(""));
+	int r =
+	    http_put_status(&c->out, status, tunnel ? SLICE("Connection Established") : SLICE(""));
 
 	if (r == 0 && status >= 200)
 		r = put_date(&c->out);
