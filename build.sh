@@ -24,8 +24,10 @@ if [ "$CC" != gcc ]; then BUILD_PACKAGES+=" clang libclang-rt-dev"; fi
 if [ -z "$BORINGSSL" ]; then BUILD_PACKAGES+=" android-libboringssl-dev"; fi
 FUZZ_PACKAGES="clang libclang-rt-dev"
 DEMO_PACKAGES="docker.io busybox-static openssl iproute2 iptables procps"
-TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python3-docker
+TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python3-docker python3-yaml
 	python3-pytest curl"
+SSH_PACKAGES="openssh-server openssh-client dropbear-bin openssl procps
+	python3-paramiko rsync jq"
 RELEASE_PACKAGES="g++ dpkg-dev"
 BENCH_PACKAGES="haproxy nginx libnginx-mod-stream stunnel4 socat openssh-server openssh-client
 	iproute2 util-linux strace linux-perf rsync unison git"
@@ -98,6 +100,8 @@ fuzz_names() {
 cmd_deps() {
 	# shellcheck disable=SC2086 # lists of words
 	need $BUILD_PACKAGES $TEST_PACKAGES $LINT_PACKAGES
+	# shellcheck disable=SC2086
+	need_idle $SSH_PACKAGES
 }
 
 cmd_build() {
@@ -218,6 +222,8 @@ test_e2e() {
 cmd_test() {
 	# shellcheck disable=SC2086
 	need $BUILD_PACKAGES $TEST_PACKAGES
+	# shellcheck disable=SC2086
+	need_idle $SSH_PACKAGES
 	cmd_build
 	case ${1:-all} in
 	all | unit | fuzz | e2e) ;;
@@ -270,7 +276,7 @@ lint_rooms() {
 	hits=$(grep -rnE '^#[[:space:]]*include "reactor/' --include='*.[ch]' json 2>/dev/null |
 		grep -vE '"reactor/(base|buf|err|utf8)\.h"' || true)
 	hits+=$(grep -rnE '^#[[:space:]]*include <openssl/' --include='*.[ch]' . 2>/dev/null |
-		grep -vE '^\./(build/|reactor/(tls[a-z_]*|crypto)\.[ch]:|test/|fuzz/)' || true)
+		grep -vE '^\./(build/|reactor/(tls|crypto)[a-z_]*\.[ch]:|test/|fuzz/)' || true)
 	hits+=$(grep -rnE '^#[[:space:]]*include <sys/epoll.h>' --include='*.[ch]' reactor json http \
 		proto cmd 2>/dev/null | grep -v '^reactor/reactor\.c:' || true)
 	hits+=$(grep -rnE '#[[:space:]]*define[[:space:]]+_GNU_SOURCE' --include='*.[ch]' reactor json \

@@ -147,7 +147,9 @@ static bool bodiless(int status)
 /* A head but for the fields that frame the body and the empty line. */
 static int put_head(struct http_conn *c, int status, const struct http_field *field, size_t n)
 {
-	int r = http_put_status(&c->out, status, (struct slice){ NULL, 0 });
+	bool tunnel = status == 200 && strcmp(c->log.method, "CONNECT") == 0;
+	int r =
+	    http_put_status(&c->out, status, tunnel ? SLICE("Connection Established") : SLICE(""));
 
 	if (r == 0 && status >= 200)
 		r = put_date(&c->out);

@@ -103,9 +103,10 @@ void http_reply_end(struct http_conn *);
 /* Final: gives up; the client sees a reset (after a malformed body: 400). why < 0. */
 void http_abort(struct http_conn *, int why);
 
-/* Final: sends a head with that status and these fields (nothing when status is 0), then hands the
- * stream over, from a task. rest came behind the request and lives during the call. s is NULL when
- * the client went away before. An unread request body is read away first. */
+/* Final: sends a head with that status (200 to CONNECT says "Connection Established") and these
+ * fields (nothing when status is 0), then hands the stream over, from a task. rest came behind the
+ * request and lives during the call. s is NULL when the client went away before. An unread request
+ * body is read away first. */
 typedef void http_taken(void *arg, struct stream *s, struct slice rest);
 void http_take(struct http_conn *, int status, const struct http_field *, size_t nfields,
 	       http_taken *, void *arg);

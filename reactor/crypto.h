@@ -1,5 +1,5 @@
 /*
- * Hashes (BoringSSL). With tls*.c the only place that includes its headers.
+ * Hashes (BoringSSL). Its headers are included by crypto*.c and tls*.c only.
  */
 #ifndef REACTOR_CRYPTO_H
 #define REACTOR_CRYPTO_H

@@ -23,6 +23,8 @@ static const char *const texts[ERR_LAST - ERR_FIRST] = {
 	[ERR_TOO_MANY - ERR_FIRST] = "too many",
 	[ERR_CANCELLED - ERR_FIRST] = "cancelled",
 	[ERR_GOAWAY - ERR_FIRST] = "the server is shutting down",
+	[ERR_SSH_HOST_KEY - ERR_FIRST] = "ssh: host key verification failed",
+	[ERR_SSH_AUTH - ERR_FIRST] = "ssh: permission denied",
 };
 
 const char *err_text(int code)

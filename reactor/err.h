@@ -26,6 +26,8 @@ enum err_code {
 	ERR_TOO_MANY,          /* a limit was reached */
 	ERR_CANCELLED,         /* the owner gave up */
 	ERR_GOAWAY,            /* the far side is shutting down */
+	ERR_SSH_HOST_KEY,      /* the server's key is not the one we know, or not known */
+	ERR_SSH_AUTH,          /* the server took neither key nor password */
 	ERR_LAST
 };
 

@@ -133,7 +133,7 @@ static void paths_add(struct paths *p, const char *path)
 
 static void paths_end(struct paths *p)
 {
-	for (size_t i = 0; i < p->n; i++)
+	for (size_t i = 0; p->v && i < p->n; i++)
 		free(p->v[i]);
 	free(p->v);
 	*p = (struct paths){ .n = 0 };
