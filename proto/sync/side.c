@@ -214,8 +214,24 @@ static int watch_start(struct side *s, bool fanotify)
 	return err;
 }
 
+/* What the store knows in a directory that it knows to be gone: a scan goes from the root down and
+ * would never look for it. (If it is there after all, the scan finds it.) */
+static void drop_orphans(struct tree *t)
+{
+	for (struct node *n = node_next(t, tree_root(t)); n; n = node_next(t, n)) {
+		const struct node *dir = n->parent;
+		const struct version *v = dir->side[SYNC_ALPHA];
+		if (!dir->parent || (v && v->kind == SYNC_DIR))
+			continue;
+		version_unref(n->side[SYNC_ALPHA]);
+		n->side[SYNC_ALPHA] = NULL;
+		n->stamp = (struct stamp){ 0 };
+	}
+}
+
 int side_start(struct side *s, const struct side_options *o, char *why, size_t whylen)
 {
+	drop_orphans(s->tree);
 	int r = watch_start(s, o->fanotify);
 	if (r < 0) {
 		snprintf(why, whylen, "cannot watch %s: %s", o->root.path, err_text(r));

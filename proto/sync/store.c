@@ -327,21 +327,6 @@ static int load_file(struct store *s)
 	return r;
 }
 
-/* What is in a directory that was gone when the last word was written is not there either: nobody
- * would look for it, for a scan goes from the root down. */
-static void drop_orphans(struct tree *t)
-{
-	for (struct node *n = node_next(t, tree_root(t)), *next; n; n = next) {
-		const struct node *dir = n->parent;
-		const struct version *v = dir->parent ? dir->side[SYNC_ALPHA] : NULL;
-		next = node_next(t, n);
-		if (!n->side[SYNC_ALPHA] || !dir->parent || (v && v->kind == SYNC_DIR))
-			continue;
-		node_set(t, n, SYNC_ALPHA, NULL);
-		n->stamp = (struct stamp){ 0 };
-	}
-}
-
 int store_load(struct store *s, struct tree *t, bool base, const char *generation, char *why,
 	       size_t whylen)
 {
@@ -353,7 +338,6 @@ int store_load(struct store *s, struct tree *t, bool base, const char *generatio
 	s->n = 0;
 	r = load_file(s);
 	if (r == 0) {
-		drop_orphans(t);
 		if (ftruncate(s->fd, (off_t)s->end) == 0)
 			return 0;
 		r = -errno;
