@@ -13,6 +13,7 @@
 #include "proto/sync/worker.h"
 #include "reactor/child.h"
 #include "reactor/err.h"
+#include "reactor/hold.h"
 #include "reactor/log.h"
 #include "reactor/pump.h"
 
@@ -33,8 +34,8 @@ struct sync {
 	struct child *child;
 	struct stream *s; /* ours until started, then the pump's; NULL once it is closed */
 	struct pump *pump;
-	struct task task; /* the worker's stderr */
-	struct stream *err;
+	struct task task;            /* the worker's stderr */
+	struct stream *err, *output; /* output: of the pump, its end is held */
 	struct buf said;
 	char last_said[512];
 	bool ended;
@@ -123,6 +124,8 @@ static void sync_run(struct task *t)
 		return;
 	if (y->s && (y->status.exec_errno || y->status.signal || y->status.exit_code))
 		tell_peer(y);
+	else if (y->output)
+		hold_stream_release(y->output);
 	if (!y->pump) {
 		stream_close(y->s, 0);
 		sync_free(y);
@@ -174,13 +177,25 @@ static void accept_root(struct stream *s, const char *root)
 	buf_end(&b);
 }
 
+static void on_output_ended(void *arg)
+{
+	(void)arg; /* sync_run lets it go, once it is known how the worker has ended */
+}
+
+static void on_output_closed(void *arg)
+{
+	struct sync *y = arg;
+	y->output = NULL;
+}
+
 static void on_started(void *arg)
 {
 	struct sync *y = arg;
 	accept_root(y->s, y->root);
+	/* A peer that read the end first would end, too, and never hear the reason. */
+	y->output = hold_stream_new(child_stdout(y->child), on_output_ended, on_output_closed, y);
 	y->pump =
-	    pump_start(y->g->rx, y->s,
-		       pair_stream_new(y->g->rx, child_stdout(y->child), child_stdin(y->child)),
+	    pump_start(y->g->rx, y->s, pair_stream_new(y->g->rx, y->output, child_stdin(y->child)),
 		       on_finished, y);
 	log_info("sync-open sync=%.12s peer=%s root=%s", y->id, log_quote(slice_str(y->peer)),
 		 log_quote(slice_str(y->root)));
