@@ -112,6 +112,15 @@ static void clear(struct node *n, unsigned flags)
 
 /* --- what is left out --- */
 
+/* By what it is, not by its name. */
+static bool to_be_left(const struct scan *s, const struct version *v, struct stamp stamp)
+{
+	for (size_t i = 0; v->kind == SYNC_DIR && i < ARRAY_LEN(s->o.leave); i++)
+		if (stamp.ino == s->o.leave[i])
+			return true;
+	return false;
+}
+
 static bool left_out(const struct scan *s, struct slice path, bool is_dir)
 {
 	const char *slash = path.n ? memrchr(path.p, '/', path.n) : NULL;
@@ -378,7 +387,8 @@ static void look(struct scan *s, struct node *n)
 		tell(s, n, "cannot be looked at", err);
 		return;
 	}
-	if (v && left_out(s, slice_of(path, (size_t)len), v->kind == SYNC_DIR)) {
+	if (v && (to_be_left(s, v, stamp) ||
+		  left_out(s, slice_of(path, (size_t)len), v->kind == SYNC_DIR))) {
 		version_unref(v);
 		v = NULL;
 	}
@@ -507,7 +517,7 @@ static void list_name(struct scan *s, const char *name)
 	}
 	struct slice path = slice_of(l->path, at + n);
 	struct node *child = node_child(s->o.tree, l->node, slice_of(name, n));
-	if (err == 0 && v && left_out(s, path, v->kind == SYNC_DIR)) {
+	if (err == 0 && v && (to_be_left(s, v, stamp) || left_out(s, path, v->kind == SYNC_DIR))) {
 		version_unref(v);
 		v = NULL;
 	}

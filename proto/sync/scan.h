@@ -22,6 +22,9 @@ struct scan_options {
 	/* Paths (relative) that are left out with all below them, beside the patterns. */
 	char *const *masks;
 	size_t nmasks;
+	/* Directories that are left out wherever they are, by inode of the root's filesystem; 0:
+	 * none. */
+	uint64_t leave[3];
 	const char *only;    /* the one name at the top that counts, or NULL: all */
 	struct watch *watch; /* each directory is added before it is read; may be NULL */
 	bool hash;           /* new and changed files are hashed, else left unhashed */

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "reactor/err.h"
@@ -229,6 +230,22 @@ static void drop_orphans(struct tree *t)
 	}
 }
 
+/* The store is STATE/sync/ID, and STATE may lie in what is synced ($HOME is): its journal would be
+ * synced, which would be noted in it, and so on. */
+static void leave_state(const char *store, int root, uint64_t leave[3])
+{
+	static const char *const up[] = { ".", "..", "../.." };
+	struct stat top, st;
+	int fd = open(store, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd == -1)
+		return;
+	for (size_t i = 0; i < ARRAY_LEN(up); i++)
+		if (fstat(root, &top) == 0 && fstatat(fd, up[i], &st, 0) == 0 &&
+		    st.st_dev == top.st_dev && st.st_ino != top.st_ino)
+			leave[i] = st.st_ino;
+	close(fd);
+}
+
 int side_start(struct side *s, const struct side_options *o, char *why, size_t whylen)
 {
 	drop_orphans(s->tree);
@@ -237,17 +254,23 @@ int side_start(struct side *s, const struct side_options *o, char *why, size_t w
 		snprintf(why, whylen, "cannot watch %s: %s", o->root.path, err_text(r));
 		return r;
 	}
-	s->scan = scan_new(&(struct scan_options){ .root = s->root,
-						   .tree = s->tree,
-						   .ignore = s->ignore,
-						   .masks = o->masks,
-						   .nmasks = o->nmasks,
-						   .only = o->only,
-						   .watch = s->watch,
-						   .hash = o->hash,
-						   .problem = o->problem,
-						   .changed = o->changed,
-						   .arg = o->arg });
+	struct scan_options so = { .root = s->root,
+				   .tree = s->tree,
+				   .ignore = s->ignore,
+				   .masks = o->masks,
+				   .nmasks = o->nmasks,
+				   .only = o->only,
+				   .watch = s->watch,
+				   .hash = o->hash,
+				   .problem = o->problem,
+				   .changed = o->changed,
+				   .arg = o->arg };
+	int fd = root_open_at(s->root, "", O_RDONLY | O_DIRECTORY);
+	if (fd >= 0) {
+		leave_state(o->root.store, fd, so.leave);
+		close(fd);
+	}
+	s->scan = scan_new(&so);
 	s->poll_at = reactor_now(s->rx) + POLL_MS;
 	scan_below(s->scan, NULL);
 	return 0;

@@ -345,6 +345,24 @@ static void test_left_out(void **state)
 		   "test ! -e beta/logs && test -e beta/b.o && test ! -e beta/pipe");
 }
 
+/* As when $HOME is synced: what the programs note of the sync is no part of it. */
+static void test_store_inside(void **state)
+{
+	(void)state;
+	shell(dir, "mkdir -p alpha/state/sync/id beta/var/far/id; echo 1 >alpha/x; echo 2 >beta/y;"
+		   "ln -s alpha/state/sync/id store-a; ln -s beta/var/far/id store-b");
+	pair_start(SAFE);
+	fence();
+	shell(dir, "test -e beta/x && test -e alpha/y && test -e alpha/state/sync/id/state &&"
+		   "test ! -e beta/state && test ! -e alpha/var; echo 3 >alpha/x");
+	fence();
+	pair_end();
+	pair_start(SAFE);
+	fence();
+	shell(dir, "grep -q 3 beta/x && test ! -e beta/state && test ! -e alpha/var &&"
+		   "test -e alpha/state/sync/id/state && test -e beta/var/far/id/state");
+}
+
 static void test_only_one_file(void **state)
 {
 	(void)state;
@@ -447,6 +465,7 @@ int main(void)
 		TEST(test_deltas),
 		TEST(test_names_only),
 		TEST(test_left_out),
+		TEST(test_store_inside),
 		TEST(test_only_one_file),
 		TEST(test_killed),
 		TEST(test_anew),
