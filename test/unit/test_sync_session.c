@@ -16,6 +16,7 @@
 
 #include "proto/sync/serve.h"
 #include "proto/sync/session.h"
+#include "proto/sync/side.h"
 #include "reactor/buf.h"
 #include "sync_files.h"
 
@@ -363,6 +364,40 @@ static void test_store_inside(void **state)
 		   "test -e alpha/state/sync/id/state && test -e beta/var/far/id/state");
 }
 
+static void ignore_node(void *arg, struct node *n)
+{
+	(void)arg, (void)n;
+}
+
+static void ignore_problem(void *arg, struct node *n, const char *why)
+{
+	(void)arg, (void)n, (void)why;
+}
+
+/* A store may be of a moment when a directory was noted as gone, and what was in it not yet. No
+ * scan would look there, and a fence would wait for ever. */
+static void test_orphans(void **state)
+{
+	char why[400];
+	struct side s;
+	struct side_options o = { .root = { .path = at(dir, "alpha"), .store = at(dir, "store-a") },
+				  .problem = ignore_problem,
+				  .changed = ignore_node };
+	struct task task;
+	(void)state;
+	task_init(&task, NULL);
+	assert_int_equal(0, side_open(&s, rx, &task, &o, why, sizeof(why)));
+	struct node *orphan = tree_get(s.tree, SLICE("gone/x"));
+	struct node *kept = tree_get(s.tree, SLICE("kept/x"));
+	orphan->side[SYNC_ALPHA] = version_file(0644, 1, 1, NULL);
+	kept->side[SYNC_ALPHA] = version_file(0644, 1, 1, NULL);
+	kept->parent->side[SYNC_ALPHA] = version_dir(0755);
+	assert_int_equal(0, side_start(&s, &o, why, sizeof(why)));
+	assert_null(orphan->side[SYNC_ALPHA]);
+	assert_non_null(kept->side[SYNC_ALPHA]);
+	side_close(&s);
+}
+
 static void test_only_one_file(void **state)
 {
 	(void)state;
@@ -466,6 +501,7 @@ int main(void)
 		TEST(test_names_only),
 		TEST(test_left_out),
 		TEST(test_store_inside),
+		TEST(test_orphans),
 		TEST(test_only_one_file),
 		TEST(test_killed),
 		TEST(test_anew),
