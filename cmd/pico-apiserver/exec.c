@@ -48,10 +48,8 @@ static void job_free(struct job *j)
 {
 	struct server *sv = j->c->sv;
 	struct session *s = session_of(j);
-	if (s) {
-		s->busy--;
-		session_touch(s);
-	}
+	if (s)
+		session_work_end(s);
 	timer_clear(sv->rx, &j->timer);
 	for (size_t i = 0; i < 2; i++) {
 		run_end_output(&j->out[i].s, &j->in);
@@ -341,8 +339,7 @@ static void start(struct call *c, struct session *s, struct order *o)
 	for (size_t i = 0; i < 2; i++)
 		buf_init(&j->out[i].held, j->streaming ? PIECE : OUTPUT_MAX);
 	j->started = reactor_now(c->sv->rx);
-	s->busy++;
-	session_touch(s);
+	session_work_begin(s);
 	c->sv->commands++;
 	j->run = run_start(c->sv, s, &command, on_ended, j, &err);
 	if (!j->run) {

@@ -78,10 +78,8 @@ static void transfer_free(struct transfer *t, bool hang_up)
 	bool expired;
 	struct call *c = t->c;
 	struct session *s = session_find(&c->sv->sessions, c->owner, slice_str(t->id), &expired);
-	if (s && t->run) {
-		s->busy--;
-		session_touch(s);
-	}
+	if (s && t->run)
+		session_work_end(s);
 	c->state = NULL;
 	if (!hang_up || !t->put || t->ended) {
 		transfer_end(t);
@@ -329,8 +327,7 @@ static void go(struct call *c, struct session *s)
 			   "the transfer could not be started: %s", err_text(err));
 		return;
 	}
-	s->busy++;
-	session_touch(s);
+	session_work_begin(s);
 	t->in = t->run->in;
 	t->out = t->run->out;
 	t->err = t->run->err;

@@ -165,6 +165,22 @@ void session_touch(struct session *s)
 	s->r.active = session_now();
 }
 
+void session_work_begin(struct session *s)
+{
+	s->busy++;
+	session_touch(s);
+}
+
+/* The timer may have looked while work was under way, and then waits for the ttl. */
+void session_work_end(struct session *s)
+{
+	BUG_ON(s->busy == 0);
+	s->busy--;
+	session_touch(s);
+	if (s->r.state == SANDBOX_RUNNING)
+		arm(s);
+}
+
 /* --- states --- */
 
 static void set_state(struct session *s, enum sandbox_state state)

@@ -92,6 +92,10 @@ void session_unwait(struct session_waiter *); /* no harm if it does not wait */
 /* Something was done with it: the idle time starts anew. */
 void session_touch(struct session *);
 
+/* A command or a file transfer begins or ends: no idle time passes between. */
+void session_work_begin(struct session *);
+void session_work_end(struct session *);
+
 /* --- connect.c: the tunnels of a session --- */
 /* Notes bytes that have moved. */
 void tunnels_sample(struct session *);

@@ -230,6 +230,7 @@ def test_bytes_through_a_tunnel_are_activity(api):
 def test_a_long_command_is_activity(api):
     s = api.create(idleTimeout=1)["session_id"]
     assert api.run(s, "sleep 3; echo here")["stdout"] == "here\n"
+    wait_for(lambda: api.request("GET", f"/v1/sessions/{s}").status == 410)  # and its end begins the idle time
 
 
 def test_restart(tmp_path):
