@@ -474,7 +474,9 @@ static const struct {
 		{ "conflicts_total", "0" },
 		{ "conflicts", "[]" },
 		{ "problems_total", "0" },
-		{ "problems", "[]" } };
+		{ "problems", "[]" },
+		{ "skipped_total", "0" },
+		{ "skipped", "[]" } };
 
 static void put_member(struct json_writer *w, struct json *v, const char *none)
 {

@@ -117,6 +117,16 @@ static void print_problem(const struct sync_found *f, struct json *p)
 	free(why);
 }
 
+static void print_skipped(const struct sync_found *f, struct json *p)
+{
+	struct json_doc *doc = f->source->doc;
+	char *path = sync_path_shown(member_text(doc, p, "path"));
+	bool here = slice_eq(member_text(doc, p, "side"), SLICE("alpha"));
+	printf("  skipped: %s (%s): a socket, a device, a named pipe or a mount point\n", path,
+	       here ? "local" : "remote");
+	free(path);
+}
+
 static void print_list(const struct sync_found *f, const char *name, const char *total,
 		       void (*one)(const struct sync_found *, struct json *))
 {
@@ -203,6 +213,7 @@ void sync_print_table(const struct sync_list *l, const struct sync_found *all, i
 		print_why(f);
 		print_list(f, "conflicts", "conflicts_total", print_conflict);
 		print_list(f, "problems", "problems_total", print_problem);
+		print_list(f, "skipped", "skipped_total", print_skipped);
 	}
 }
 
@@ -226,8 +237,9 @@ int cmd_sync_list(int argc, char **argv)
 		.args = "[NAME|ID...] [OPTIONS]",
 		.summary = "Shows the syncs of this user, those of containers (tsctl start) too.",
 		.opts = opts,
-		.more =
-		    "Conflicts, problems and halts are listed with what can be done about them.\n",
+		.more = "Conflicts, problems and halts are listed with what can be done about "
+			"them, and "
+			"what is\nskipped: sockets, devices, named pipes, mount points.\n",
 	};
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)

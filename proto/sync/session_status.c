@@ -141,6 +141,25 @@ static void put_problems(struct session *s, struct json_writer *w)
 	json_put_end(w);
 }
 
+/* What is there, and is never synced. */
+static void put_skipped(struct session *s, struct json_writer *w)
+{
+	struct node *const *n;
+	size_t listed, total = s->side.tree ? tree_others(s->side.tree, &n, &listed) : 0;
+	put_u64(w, "skipped_total", total);
+	json_put_name(w, "skipped");
+	json_put_array(w);
+	for (size_t i = 0; total && i < listed; i++) {
+		const struct version *alpha = n[i]->side[SYNC_ALPHA];
+		json_put_object(w);
+		json_put_name(w, "path");
+		put_path(w, n[i]);
+		put_str(w, "side", alpha && alpha->kind == SYNC_OTHER ? "alpha" : "beta");
+		json_put_end(w);
+	}
+	json_put_end(w);
+}
+
 static void put_side(struct json_writer *w, const char *name, uint64_t entries, uint64_t bytes,
 		     const char *watch, uint64_t unwatched)
 {
@@ -183,6 +202,7 @@ static void put_status(struct session *s, struct json_writer *w)
 	put_u64(w, "received", channel_received(s->ch));
 	put_conflicts(s, w);
 	put_problems(s, w);
+	put_skipped(s, w);
 	json_put_end(w);
 	json_put_end(w);
 }

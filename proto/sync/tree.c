@@ -19,6 +19,8 @@ struct tree {
 	size_t count, max;
 	size_t node_bytes;
 	struct queue dirty;
+	struct node *others[TREE_OTHERS_MAX];
+	size_t listed, nothers; /* of them in others; all */
 	void (*forget)(void *arg, struct node *);
 	void *arg;
 };
@@ -218,13 +220,52 @@ static struct node *node_new(struct tree *t, struct node *parent, struct slice n
 	return n;
 }
 
+/* -- what is never synced -- */
+
+static bool is_other(const struct node *n)
+{
+	return (n->side[SYNC_ALPHA] && n->side[SYNC_ALPHA]->kind == SYNC_OTHER) ||
+	       (n->side[SYNC_BETA] && n->side[SYNC_BETA]->kind == SYNC_OTHER);
+}
+
+/* A side of n has changed; was: is_other before. */
+static void others_follow(struct tree *t, struct node *n, bool was)
+{
+	if (is_other(n) == was)
+		return;
+	t->nothers += was ? -(size_t)1 : 1;
+	if (!was && t->listed < TREE_OTHERS_MAX)
+		t->others[t->listed++] = n;
+	for (size_t i = 0; was && i < t->listed; i++)
+		if (t->others[i] == n)
+			t->others[i] = t->others[--t->listed];
+}
+
+size_t tree_others(struct tree *t, struct node *const **list, size_t *listed)
+{
+	if (t->listed <
+	    MIN(t->nothers, (size_t)TREE_OTHERS_MAX)) { /* of many, some listed ones have gone */
+		t->listed = 0;
+		for (struct node *n = t->root; n && t->listed < TREE_OTHERS_MAX;
+		     n = node_next(t, n))
+			if (is_other(n))
+				t->others[t->listed++] = n;
+	}
+	*list = t->others;
+	*listed = t->listed;
+	return t->nothers;
+}
+
 static void node_free(struct tree *t, struct node *n)
 {
+	bool other = is_other(n);
 	if (t->forget)
 		t->forget(t->arg, n);
 	version_unref(n->side[SYNC_ALPHA]);
 	version_unref(n->side[SYNC_BETA]);
 	version_unref(n->base);
+	n->side[SYNC_ALPHA] = n->side[SYNC_BETA] = NULL;
+	others_follow(t, n, other);
 	t->node_bytes -= node_size(n->namelen);
 	free(n);
 }
@@ -400,7 +441,9 @@ void node_set(struct tree *t, struct node *n, enum sync_side side, struct versio
 		version_unref(v);
 		return;
 	}
+	bool other = is_other(n);
 	n->side[side] = v;
+	others_follow(t, n, other);
 	version_unref(old);
 	node_mark_dirty(t, n);
 }

@@ -18,7 +18,13 @@ enum sync_kind {
 	SYNC_LINK,
 	SYNC_OTHER /* socket, device, FIFO, mount point: never synced, never replaced */
 };
-enum { SYNC_DIGEST = 32, SYNC_NAME_MAX = 255, SYNC_PATH_MAX = 4095, SYNC_ENTRIES_MAX = 4000000 };
+enum {
+	SYNC_DIGEST = 32,
+	SYNC_NAME_MAX = 255,
+	SYNC_PATH_MAX = 4095,
+	SYNC_ENTRIES_MAX = 4000000,
+	TREE_OTHERS_MAX = 100
+};
 
 /* What is at a path. Reference counted; only hashed and digest may be filled in later, for they say
  * nothing new. */
@@ -117,6 +123,9 @@ void node_prune(struct tree *, struct node *);
 /* The dirty ones, in the order they became dirty. Marked anew while iterating: they come later. */
 size_t tree_dirty(const struct tree *);
 struct node *tree_pop_dirty(struct tree *); /* clears NODE_DIRTY; NULL: none */
+/* How many nodes have a SYNC_OTHER on a side, and up to TREE_OTHERS_MAX of them, valid until the
+ * tree changes. */
+size_t tree_others(struct tree *, struct node *const **list, size_t *listed);
 /* Bytes that the tree holds, for the status (versions: of all trees of the process). */
 size_t tree_bytes(const struct tree *);
 

@@ -16,7 +16,8 @@ from syncs import Syncs, keep, read, start_guest, sy, tree, write  # noqa: F401
 pytestmark = pytest.mark.tunnel
 
 MEMBERS = ["alpha", "beta", "conflicts", "conflicts_total", "done", "id", "kind", "local", "mode", "name", "paused",
-           "problems", "problems_total", "received", "remote", "sent", "state", "todo", "why"]
+           "problems", "problems_total", "received", "remote", "sent", "skipped", "skipped_total",
+           "state", "todo", "why"]
 
 
 def test_a_syncs_life(sy):
@@ -46,6 +47,10 @@ def test_a_syncs_life(sy):
     assert sy("pause", "app") == "app\n"  # twice is no error
     assert sy("resume", "app") == "app\n" and sy("resume", "app") == "app\n"
     sy.alike()
+    os.mkfifo(sy.a + "/pipe")
+    wait_for(lambda: "  skipped: pipe (local): " in sy("list", "app"))
+    os.unlink(sy.a + "/pipe")
+    wait_for(lambda: sy.one()["skipped_total"] == 0)
 
     state = json.load(open(sy.state))
     assert state["version"] == 1 and len(state["syncs"]) == 1

@@ -277,11 +277,47 @@ static void memory(void **state)
 	tree_free(t);
 }
 
+static void others(void **state)
+{
+	struct tree *t = tree_new(1000, NULL, NULL);
+	struct node *const *list, *n[150];
+	size_t listed;
+	char name[8];
+	(void)state;
+	assert_int_equal(tree_others(t, &list, &listed), 0);
+	for (int i = 0; i < 150; i++) {
+		snprintf(name, sizeof(name), "%d", i);
+		n[i] = tree_get(t, slice_str(name));
+		node_set(t, n[i], i % 2 ? SYNC_ALPHA : SYNC_BETA, version_other());
+	}
+	assert_int_equal(tree_others(t, &list, &listed), 150);
+	assert_int_equal(listed, TREE_OTHERS_MAX);
+	for (int i = 0; i < 100; i++) /* of the listed ones: others take their places */
+		node_set(t, n[i], i % 2 ? SYNC_ALPHA : SYNC_BETA, i < 50 ? NULL : file(1, one));
+	assert_int_equal(tree_others(t, &list, &listed), 50);
+	assert_int_equal(listed, 50);
+	for (size_t i = 0; i < listed; i++)
+		assert_true(list[i]->side[0] ? list[i]->side[0]->kind == SYNC_OTHER
+					     : list[i]->side[1]->kind == SYNC_OTHER);
+	node_set(t, n[149], SYNC_BETA, version_other()); /* on both sides: once */
+	assert_int_equal(tree_others(t, &list, &listed), 50);
+	node_set(t, n[149], SYNC_ALPHA, NULL);
+	assert_int_equal(tree_others(t, &list, &listed), 50);
+	node_set(t, n[149], SYNC_BETA, NULL);
+	while (tree_pop_dirty(t))
+		;
+	node_prune(t, n[149]);
+	assert_int_equal(tree_others(t, &list, &listed), 49);
+	assert_int_equal(listed, 49);
+	tree_free(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(versions), cmocka_unit_test(names), cmocka_unit_test(pruning),
 		cmocka_unit_test(dirty),    cmocka_unit_test(order), cmocka_unit_test(memory),
+		cmocka_unit_test(others),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
