@@ -333,7 +333,8 @@ def test_compose(docker1, lab):
 def test_tsctl_guest_and_engine_restart(docker1, direct, lab):
     """What happened meanwhile is made good; the engine of the lab is another one afterwards."""
     port, kept, gone, new = (lab.free_port() for _ in range(4))
-    always = web(docker1, "-p", f"{port}:80", "--restart", "always")
+    src = lab.path("binds/" + lab.name())
+    always = web(docker1, "-p", f"{port}:80", "-v", f"{src}:/app", "--restart", "always")
     stays = web(docker1, "-p", f"{kept}:80")
     goes = web(docker1, "-p", f"{gone}:80")
 
@@ -355,6 +356,11 @@ def test_tsctl_guest_and_engine_restart(docker1, direct, lab):
     lab.dockerd.stop(timeout=30)
     lab._start_engine()
     answers(port, always)
+    with open(src + "/edit", "w") as f:  # and its directory is still one with ours
+        f.write("1")
+    wait_for(lambda: docker1("exec", always, "cat", "/app/edit", check=False).stdout == "1", 10, "the edit")
+    docker1("exec", always, "touch", "/app/back")
+    assert os.path.exists(src + "/back")
     closed(kept)
     closed(new)
     docker1("start", stays)
