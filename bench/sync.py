@@ -170,6 +170,7 @@ class Bench:
 
     def restart_of_ours(self, ours, size):
         for _ in range(self.plan.rounds):
+            time.sleep(1.1)  # one that ends in its first second is taken for broken, and the next one waits
             pid, _ = ours.workers()
             os.kill(pid, signal.SIGKILL)
             self.put("restart", ours.name, ours.wait_watching(pid), size, "worker killed")
