@@ -6,7 +6,7 @@
 
 #include "cmd/pico-apiserver/k8s_int.h"
 #include "http/url.h"
-#include "proto/ssh/wire.h"
+#include "reactor/base64.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
 
