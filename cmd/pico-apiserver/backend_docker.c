@@ -125,8 +125,7 @@ static void on_end(void *arg, int status, const char *why, struct slice body)
 	if (x->destroying || x->is_gone)
 		return;
 	if (status != 200 && status != 404) { /* the engine restarts, or the day is over */
-		if (!x->ask)
-			later(x, RETRY_MS, inspect_step);
+		later(x, RETRY_MS, inspect_step);
 		return;
 	}
 	struct json_doc *doc = status == 200 ? json_parse(body, NULL, NULL) : NULL;
@@ -251,9 +250,13 @@ static void on_inspected(void *arg, int status, const char *why, struct slice bo
 	json_free(doc);
 }
 
+/* Whatever else is being asked goes first: the engine may go away at any time. */
 static void inspect_step(struct docker_box *x)
 {
-	step(x, "GET", xasprintf("/containers/%s/json", x->id), on_inspected);
+	if (x->ask)
+		later(x, RETRY_MS, inspect_step);
+	else
+		step(x, "GET", xasprintf("/containers/%s/json", x->id), on_inspected);
 }
 
 static void on_started(void *arg, int status, const char *why, struct slice body)
@@ -359,6 +362,8 @@ static void on_paused(void *arg, int status, const char *why, struct slice body)
 		return;
 	box_done *done = x->done;
 	bool ok = status == 204 || status == 304;
+	if (ok)
+		wait_step(x);    /* the inspect that was given up for this may have been about to */
 	if (ok && x->resuming) { /* its sshd answers again at once, but ask */
 		probe_start(&x->probe, x->d->b.rx);
 		return;
