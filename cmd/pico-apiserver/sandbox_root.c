@@ -234,11 +234,16 @@ static int make_dev(void)
 
 static int make_proc(void)
 {
+	static const char *const kernel[] = { "proc/sys", "proc/sysrq-trigger", "proc/irq",
+					      "proc/bus", "proc/fs" };
 	if (make_dir("proc", 0555) < 0)
 		return -1;
 	if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) == -1)
 		return complain("mount", "/proc");
-	return bind_read_only("proc/sys", "proc/sys");
+	for (size_t i = 0; i < ARRAY_LEN(kernel); i++)
+		if (access(kernel[i], F_OK) == 0 && bind_read_only(kernel[i], kernel[i]) < 0)
+			return -1;
+	return 0;
 }
 
 static int own(const char *path, uint32_t uid)
