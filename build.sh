@@ -28,6 +28,7 @@ TEST_PACKAGES="$FUZZ_PACKAGES $DEMO_PACKAGES libcmocka-dev docker-compose python
 	python3-pytest curl"
 SSH_PACKAGES="openssh-server openssh-client dropbear-bin openssl procps
 	python3-paramiko rsync jq"
+if ! command -v kubectl >/dev/null; then SSH_PACKAGES+=" kubernetes-client"; fi
 RELEASE_PACKAGES="g++ dpkg-dev"
 BENCH_PACKAGES="haproxy nginx libnginx-mod-stream stunnel4 socat openssh-server openssh-client
 	iproute2 util-linux strace linux-perf rsync unison git"

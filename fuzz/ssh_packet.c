@@ -6,6 +6,7 @@
  * opened; pieces mean what the whole means; written again, names and numbers are the same.
  */
 #include "proto/ssh/ssh_int.h"
+#include "reactor/base64.h"
 
 enum { MODES = 7, MESSAGES = 24 };
 

@@ -102,6 +102,13 @@ static void hash_hex(struct slice body, char out[65])
 		snprintf(out + 2 * i, 3, "%02x", sum[i]);
 }
 
+/* It is worth nothing but this answer; with it gone the key makes a new one. */
+static void reply_failed(struct call *c, struct session *s, const char *why)
+{
+	call_error(c, 503, "SANDBOX_FAILED", RETRY_S, NULL, "%s", why ? why : "no sandbox");
+	session_delete(s); /* another caller with the same key may have been here before */
+}
+
 static void created(struct session_waiter *w, struct session *s, int code, const char *why)
 {
 	struct call *c = container_of(w, struct call, waiter);
@@ -110,15 +117,13 @@ static void created(struct session_waiter *w, struct session *s, int code, const
 	(void)code;
 	free(st);
 	c->state = NULL;
-	if (!s) {
+	if (!s)
 		call_error(c, 404, "SESSION_NOT_FOUND", 0, NULL,
 			   "the session was deleted before it was ready");
-	} else if (s->r.state == SANDBOX_FAILED) {
-		call_error(c, 503, "SANDBOX_FAILED", RETRY_S, NULL, "%s", why ? why : "no sandbox");
-		session_delete(s);
-	} else {
+	else if (s->r.state == SANDBOX_FAILED || s->r.state == SANDBOX_DELETING)
+		reply_failed(c, s, why);
+	else
 		reply_session(c, 201, s, replayed);
-	}
 }
 
 /* Nobody will ever know its id, unless there is a key to ask again with. */
@@ -136,6 +141,10 @@ static void creator_left(struct call *c)
 
 static void await_created(struct call *c, struct session *s, bool replayed)
 {
+	if (s->r.state == SANDBOX_FAILED) {
+		reply_failed(c, s, s->why);
+		return;
+	}
 	if (!session_unsettled(s) || c->respond_async) {
 		reply_session(c, session_unsettled(s) ? 202 : 201, s, replayed);
 		return;

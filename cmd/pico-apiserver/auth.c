@@ -89,14 +89,18 @@ void auth_end(struct auth *a)
 
 static struct slice bearer(const struct http_head *h)
 {
-	struct slice v = http_field_get(h, SLICE("Authorization")), scheme, token;
-	if (!v.p)
-		v = http_field_get(h, SLICE("Proxy-Authorization"));
-	if (!v.p || !slice_cut(v, ' ', &scheme, &token) || !slice_eqi(scheme, SLICE("Bearer")))
-		return (struct slice){ NULL, 0 };
-	while (token.n && token.p[0] == ' ')
-		token = slice_after(token, 1);
-	return token;
+	static const struct slice names[] = { SLICE("Authorization"),
+					      SLICE("Proxy-Authorization") };
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		struct slice v = http_field_get(h, names[i]), scheme, token;
+		if (!v.p || !slice_cut(v, ' ', &scheme, &token) ||
+		    !slice_eqi(scheme, SLICE("Bearer")))
+			continue; /* a proxy on the way may have one of the two for itself */
+		while (token.n && token.p[0] == ' ')
+			token = slice_after(token, 1);
+		return token;
+	}
+	return (struct slice){ NULL, 0 };
 }
 
 int auth_check(const struct auth *a, const struct http_head *h, char owner[JWT_SUBJECT_MAX + 1],

@@ -12,7 +12,7 @@
 #include "cmd/pico-apiserver/docker_int.h"
 #include "cmd/pico-apiserver/probe.h"
 #include "proto/docker/sandbox.h"
-#include "proto/ssh/hostkey.h"
+#include "proto/ssh/key.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
 
@@ -125,8 +125,7 @@ static void on_end(void *arg, int status, const char *why, struct slice body)
 	if (x->destroying || x->is_gone)
 		return;
 	if (status != 200 && status != 404) { /* the engine restarts, or the day is over */
-		if (!x->ask)
-			later(x, RETRY_MS, inspect_step);
+		later(x, RETRY_MS, inspect_step);
 		return;
 	}
 	struct json_doc *doc = status == 200 ? json_parse(body, NULL, NULL) : NULL;
@@ -192,24 +191,12 @@ static void now_ready(struct docker_box *x, const char *fingerprint, bool paused
 static void on_key(void *arg, int status, const char *why, struct slice body)
 {
 	struct docker_box *x = arg;
-	char print[FINGERPRINT_MAX] = "";
+	char print[SSH_FINGERPRINT_MAX];
 	(void)why;
 	if (turned(x))
 		return;
-	struct slice line = status == 200 ? docker_tar_file(body) : SLICE("");
-	struct slice type, rest, key;
-	slice_cut(line, ' ', &type, &rest);
-	slice_cut(rest, ' ', &key, &rest);
-	while (key.n && key.p[key.n - 1] == '\n')
-		key.n--;
-	if (key.n && key.n < 4096) {
-		uint8_t *blob = xmalloc(key.n);
-		ssize_t n = base64_get(key, false, blob);
-		if (n > 0)
-			host_key_fingerprint(slice_of(blob, (size_t)n), print);
-		free(blob);
-	}
-	now_ready(x, print[0] ? print : NULL, false);
+	bool known = status == 200 && ssh_key_fingerprint(docker_tar_file(body), print);
+	now_ready(x, known ? print : NULL, false);
 }
 
 static void probe_found(void *arg)
@@ -217,7 +204,7 @@ static void probe_found(void *arg)
 	struct docker_box *x = arg;
 	if (x->resuming)
 		now_ready(x, NULL, false);
-	else
+	else if (!x->ask) /* else an inspect is under way, which probes again */
 		step(x, "GET",
 		     xasprintf("/containers/%s/archive?path=/etc/ssh/ssh_host_ed25519_key.pub",
 			       x->id),
@@ -263,9 +250,13 @@ static void on_inspected(void *arg, int status, const char *why, struct slice bo
 	json_free(doc);
 }
 
+/* Whatever else is being asked goes first: the engine may go away at any time. */
 static void inspect_step(struct docker_box *x)
 {
-	step(x, "GET", xasprintf("/containers/%s/json", x->id), on_inspected);
+	if (x->ask)
+		later(x, RETRY_MS, inspect_step);
+	else
+		step(x, "GET", xasprintf("/containers/%s/json", x->id), on_inspected);
 }
 
 static void on_started(void *arg, int status, const char *why, struct slice body)
@@ -371,6 +362,8 @@ static void on_paused(void *arg, int status, const char *why, struct slice body)
 		return;
 	box_done *done = x->done;
 	bool ok = status == 204 || status == 304;
+	if (ok)
+		wait_step(x);    /* the inspect that was given up for this may have been about to */
 	if (ok && x->resuming) { /* its sshd answers again at once, but ask */
 		probe_start(&x->probe, x->d->b.rx);
 		return;

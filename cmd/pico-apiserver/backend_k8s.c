@@ -216,6 +216,7 @@ static void create_step(struct kube_box *x)
 
 void kube_box_begin(struct kube_box *x)
 {
+	timer_clear(x->k->b.rx, &x->timer); /* discovery may have come first: not twice */
 	if (!x->k->known) {
 		kube_discover(x->k);
 		return;
@@ -317,8 +318,10 @@ static void on_patched(void *arg, int status, const char *why, struct slice body
 		x->tries = 0;
 		if (x->pausing)
 			later(x, 0, pause_step);
-		else
-			later(x, RESUME_MS, resume_late); /* unless the watch tells before */
+		else { /* unless the watch tells before; the pod may run already */
+			later(x, RESUME_MS, resume_late);
+			adopt_step(x);
+		}
 	} else if (kube_passing(status) && ++x->tries < PATCH_TRIES) {
 		later(x, (uint64_t)RETRY_MS << x->tries, patch_step);
 	} else {

@@ -14,7 +14,15 @@
 #include "reactor/err.h"
 #include "reactor/log.h"
 
-enum { UID_FIRST = 200000, UID_COUNT = 65536, CLEAN_TRIES = 100, CLEAN_MS = 20, WHY_MAX = 512 };
+enum {
+	/* Nobody else's: systemd's UIDS-GIDS.md has the ranges that are in use. Limits and keyrings
+	 * are per uid on the whole host, so two sandboxes must not have the same one. */
+	UID_FIRST = 0x70000000,
+	UID_MASK = 0x07ffffff,
+	CLEAN_TRIES = 100,
+	CLEAN_MS = 20,
+	WHY_MAX = 512
+};
 
 static void box_free(struct box *b)
 {
@@ -90,8 +98,10 @@ static void box_destroy(struct box *b, box_done *done, void *arg)
 	x->done = done;
 	x->arg = arg;
 	x->unwanted = true;
-	if (x->state != BOX_STARTING) /* else when that is over: soon */
+	if (x->state != BOX_STARTING)
 		destroy_now(x);
+	else if (x->child) /* init dies with it, unless it is up: on_started goes on */
+		child_kill(x->child, SIGKILL);
 }
 
 /* No word of it is to be trusted any more, and it has not been asked to go. */
@@ -111,8 +121,10 @@ static void attach(struct process_box *x)
 	int fd = process_dial(x->dir, &pid);
 	int pidfd = fd < 0 ? -1 : pidfd_open(pid, 0);
 	struct init_request hello = { .kind = INIT_HELLO };
-	/* The connection still stands after pidfd_open, so it is that very process. */
-	if (pidfd == -1 || handle_open(&x->pidfd, x->backend->b.rx, pidfd, &x->task) < 0) {
+	/* If the connection still stands after pidfd_open, it is that very process; else the number
+	 * may be another's by now. */
+	if (pidfd == -1 || process_send(fd, &hello, sizeof(hello), NULL, 0) < 0 ||
+	    handle_open(&x->pidfd, x->backend->b.rx, pidfd, &x->task) < 0) {
 		if (fd >= 0)
 			close(fd);
 		if (pidfd >= 0)
@@ -127,8 +139,6 @@ static void attach(struct process_box *x)
 	x->state = BOX_GREETING;
 	if (x->unwanted)
 		destroy_now(x);
-	else if (process_send(x->control.fd, &hello, sizeof(hello), NULL, 0) < 0)
-		box_lost(x, -EIO, "the sandbox's process does not answer");
 }
 
 static void on_started(void *arg, const struct child_status *st)
@@ -164,9 +174,7 @@ static int write_id(const char *dir, const char *id)
 
 static uint32_t uid_of(const char *id)
 {
-	return UID_FIRST +
-	       (uint32_t)strtoul((char[]){ id[0], id[1], id[2], id[3], '\0' }, NULL, 16) %
-		   UID_COUNT;
+	return UID_FIRST + ((uint32_t)strtoul(id, NULL, 16) & UID_MASK); /* its first 8 digits */
 }
 
 static int spawn(struct process_box *x, const struct box_spec *spec)

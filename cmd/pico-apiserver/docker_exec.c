@@ -51,8 +51,8 @@ static void start(struct exec_stream *e, const char *id)
 	struct rest_request q = { .method = "POST",
 				  .target = target,
 				  .body = SLICE("{\"Detach\":false,\"Tty\":false}") };
-	rest_put(e->api, &q, fields, &b);
-	e->client = http_client_new(rest_dial(e->api), &b, SLICE("POST"));
+	struct stream *s = rest_open(e->api, &q, fields, &b);
+	e->client = http_client_new(s, &b, SLICE("POST"));
 	http_client_bind(e->client, &e->task);
 	free(target);
 }

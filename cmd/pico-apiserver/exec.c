@@ -14,7 +14,8 @@ enum {
 	REPLY_MAX = 16 << 20,
 	PIECE = 32 * 1024, /* of the streaming form */
 	LINE_MAX_BYTES = 8 * PIECE,
-	LINGER_MS = 250 /* background children that hold the output */
+	LINGER_MS = 250, /* background children that hold the output */
+	KILL_MS = 2000   /* to die, once killed; the sandbox may be paused */
 };
 
 /* One of the two outputs. */
@@ -300,9 +301,14 @@ static void on_timer(struct timer *t)
 	struct job *j = container_of(t, struct job, timer);
 	if (j->ended) {
 		j->quiet = true;
-	} else {
+	} else if (!j->timed_out) {
 		j->timed_out = true;
 		j->run->ops->kill(j->run, SIGKILL);
+		timer_set(j->c->sv->rx, t, KILL_MS);
+	} else { /* whoever waits for the answer gets it */
+		j->ended = j->quiet = true;
+		j->status = (struct child_status){ .signal = SIGKILL };
+		j->ended_at = reactor_now(j->c->sv->rx);
 	}
 	task_wake(j->c->sv->rx, &j->c->task);
 }

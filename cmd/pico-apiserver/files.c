@@ -89,6 +89,7 @@ static void transfer_free(struct transfer *t, bool hang_up)
 	run_end_output(&t->err, &t->in);
 	stream_close(t->in, 0);
 	t->in = NULL;
+	buf_end(&t->held);
 	t->c = NULL; /* on_ended has the rest */
 }
 
@@ -349,6 +350,8 @@ static const char *take_query(struct transfer *t, const struct http_head *h)
 	ssize_t n = http_query_get(query, "path", t->path, sizeof(t->path));
 	if (n < 1 || t->path[n - 1] == '/')
 		return "the query must say ?path=FILE, below /workspace or relative to it";
+	if (strchr(t->path, '\n')) /* $(...) in the scripts would drop it at the end */
+		return "a path with line ends cannot be transferred";
 	n = http_query_get(query, "mode", t->mode, sizeof(t->mode));
 	if (n == -ENOENT)
 		snprintf(t->mode, sizeof(t->mode), "644");

@@ -6,7 +6,7 @@
 
 #include "cmd/pico-apiserver/k8s_int.h"
 #include "http/url.h"
-#include "proto/ssh/wire.h"
+#include "reactor/base64.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
 
@@ -229,7 +229,7 @@ const char *kube_said(struct kube *k, int status, const char *why, struct slice 
 
 bool kube_passing(int status)
 {
-	return status < 0 || status == 409 || status == 429 || status >= 500;
+	return (status < 0 && status != -EINVAL) || status == 409 || status == 429 || status >= 500;
 }
 
 bool backend_kubernetes_here(void)

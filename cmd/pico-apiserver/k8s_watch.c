@@ -188,11 +188,11 @@ static void watch_begin(struct kube_watch *w)
 				 "&resourceVersion=%s",
 				 w->o.target, WATCH_S, w->version);
 	struct rest_request q = { .method = "GET", .target = target };
-	rest_put(w->o.api, &q, NULL, &b);
+	struct stream *s = rest_open(w->o.api, &q, NULL, &b);
 	free(target);
 	w->headed = false;
 	json_split_init(&w->split, EVENT_MAX);
-	w->client = http_client_new(rest_dial(w->o.api), &b, SLICE("GET"));
+	w->client = http_client_new(s, &b, SLICE("GET"));
 	timer_set(w->rx, &w->timer, HEAD_MS);
 	http_client_bind(w->client, &w->task);
 }

@@ -1,8 +1,10 @@
 #include "cmd/pico-apiserver/rest.h"
 
+#include <errno.h>
+
 enum { REQUEST_MAX = 1 << 20 };
 
-struct stream *rest_dial(const struct rest *r)
+static struct stream *rest_dial(const struct rest *r)
 {
 	struct stream *s = dial(r->rx, &r->to, 0);
 	if (!r->tls)
@@ -12,8 +14,9 @@ struct stream *rest_dial(const struct rest *r)
 	return s;
 }
 
-void rest_put(const struct rest *r, const struct rest_request *q, const char *const *fields,
-	      struct buf *b)
+/* 0, or negative: names and tokens are what others say. */
+static int rest_put(const struct rest *r, const struct rest_request *q, const char *const *fields,
+		    struct buf *b)
 {
 	char *target = xasprintf("%s%s", r->prefix, q->target);
 	bool body = q->body.p || strcmp(q->method, "POST") == 0;
@@ -33,8 +36,21 @@ void rest_put(const struct rest *r, const struct rest_request *q, const char *co
 		bad |= http_put_number(b, SLICE("Content-Length"), q->body.n);
 	bad |= http_put_end(b);
 	bad |= buf_put(b, q->body);
-	BUG_ON(bad < 0); /* made of checked parts */
 	free(target);
+	return bad;
+}
+
+struct stream *rest_open(const struct rest *r, const struct rest_request *q,
+			 const char *const *fields, struct buf *b)
+{
+	if (rest_put(r, q, fields, b) == 0)
+		return rest_dial(r);
+	buf_end(b);
+	struct stream *s = fd_stream_pending(r->rx);
+	fd_stream_fail(s, -EINVAL,
+		       "no HTTP request can be made of it: a token, a name or a version has bytes "
+		       "that must not be there");
+	return s;
 }
 
 struct http_fetch *rest_ask(const struct rest *r, const struct rest_request *q,
@@ -42,7 +58,7 @@ struct http_fetch *rest_ask(const struct rest *r, const struct rest_request *q,
 {
 	static const char *const fields[] = { "Connection", "close", NULL };
 	struct buf b;
-	rest_put(r, q, fields, &b);
-	return http_fetch_new(rest_dial(r), &b, slice_str(q->method), REST_REPLY_MAX,
-			      q->ms ? q->ms : REST_MS, fetched, arg);
+	struct stream *s = rest_open(r, q, fields, &b);
+	return http_fetch_new(s, &b, slice_str(q->method), REST_REPLY_MAX, q->ms ? q->ms : REST_MS,
+			      fetched, arg);
 }

@@ -32,12 +32,11 @@ struct rest_request {
 	uint64_t ms; /* 0: REST_MS */
 };
 
-/* A connection to it. Never NULL. */
-struct stream *rest_dial(const struct rest *);
-/* The whole request, for http_client_new. fields: further ones, each a name and a value, then NULL;
- * may be NULL. */
-void rest_put(const struct rest *, const struct rest_request *, const char *const *fields,
-	      struct buf *);
+/* A connection to it, never NULL, and the whole request: for http_client_new. fields: further ones,
+ * each a name and a value, then NULL; may be NULL. If no request can be made of this (a line end in
+ * a token or a name), the stream fails with -EINVAL and the buffer is empty. */
+struct stream *rest_open(const struct rest *, const struct rest_request *,
+			 const char *const *fields, struct buf *);
 /* Asks; see http_fetch_new. */
 struct http_fetch *rest_ask(const struct rest *, const struct rest_request *, http_fetched *,
 			    void *arg);

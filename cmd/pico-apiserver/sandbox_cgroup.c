@@ -37,6 +37,10 @@ static unsigned limit(const char *dir, const char *controllers, const struct ini
 	if (o->memory && (all || strstr(controllers, "memory")) &&
 	    write_number(dir, all ? "memory.max" : "memory.limit_in_bytes", o->memory) == 0)
 		got |= CGROUP_MEMORY;
+	/* No swap beside it, where that is counted. */
+	if (got & CGROUP_MEMORY)
+		write_number(dir, all ? "memory.swap.max" : "memory.memsw.limit_in_bytes",
+			     all ? 0 : o->memory);
 	if (o->pids && (all || strstr(controllers, "pids")) &&
 	    write_number(dir, "pids.max", o->pids) == 0)
 		got |= CGROUP_PIDS;

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/keyctl.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -12,12 +13,13 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { CONNS_MAX = 1024, KEYS_MAX = 16 * 1024, FDS_MAX = 3 };
+enum { CONNS_MAX = 1024, KEYS_MAX = 16 * 1024, FDS_MAX = 3, EXEC_MS = 1000 };
 
 #define ENV_PATH                                                                                   \
 	"PATH=/opt/sandbox/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
@@ -136,7 +138,10 @@ static int start_run(struct conn *c, struct packet *p)
 	}
 	e = pid == -1 ? errno : 0;
 	close(report[1]);
-	if (pid > 0 && read(report[0], &e, sizeof(e)) != (ssize_t)sizeof(e))
+	/* Between setuid and exec the sandbox's user can stop it, and must not stop us with it. */
+	struct pollfd told = { .fd = report[0], .events = POLLIN };
+	if (pid > 0 &&
+	    (poll(&told, 1, EXEC_MS) != 1 || read(report[0], &e, sizeof(e)) != (ssize_t)sizeof(e)))
 		e = 0;
 	close(report[0]);
 	if (e == 0)
@@ -222,7 +227,8 @@ static bool conn_read(struct conn *c)
 	struct msghdr m = { .msg_iov = &iov,
 			    .msg_iovlen = 1,
 			    .msg_control = &control,
-			    .msg_controllen = sizeof(control) };
+			    /* CMSG_SPACE is rounded up: a fourth one would fit */
+			    .msg_controllen = CMSG_LEN(FDS_MAX * sizeof(int)) };
 	ssize_t n = recvmsg(c->fd, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	if (n == -1)
 		return errno == EAGAIN || errno == EINTR;
@@ -355,6 +361,9 @@ static int start(pid_t server)
 	if (chdir(in.o.dir) == -1)
 		return complain("enter its directory");
 	sandbox_cgroup_join(&in.o);
+	/* Else all in it would possess the keyring of whoever started the server: keyrings(7).
+	 * Where that is forbidden, it is forbidden to them, too. */
+	syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
 	if (unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP) ==
 	    -1)
 		return complain("make namespaces (root is needed)");

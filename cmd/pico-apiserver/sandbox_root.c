@@ -13,8 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cmd/pico-apiserver/keygen.h"
 #include "cmd/pico-apiserver/sandbox_init.h"
+#include "proto/ssh/keygen.h"
 #include "reactor/crypto_cipher.h"
 
 enum { NOFILE = 4096 };
@@ -103,8 +103,9 @@ static int take_etc(const char *name)
 
 static int host_key(char fingerprint[64])
 {
-	char text[KEYGEN_TEXT_MAX], line[KEYGEN_LINE_MAX];
-	size_t n = keygen(text, line, fingerprint);
+	char text[SSH_KEYGEN_TEXT_MAX], line[SSH_KEYGEN_LINE_MAX];
+	size_t n = ssh_keygen(text, line);
+	ssh_key_fingerprint(slice_str(line), fingerprint);
 	int r = make_file("etc/ssh/ssh_host_ed25519_key", 0600, text, n);
 	secret_wipe(text, sizeof(text));
 	return r;
@@ -233,11 +234,16 @@ static int make_dev(void)
 
 static int make_proc(void)
 {
+	static const char *const kernel[] = { "proc/sys", "proc/sysrq-trigger", "proc/irq",
+					      "proc/bus", "proc/fs" };
 	if (make_dir("proc", 0555) < 0)
 		return -1;
 	if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) == -1)
 		return complain("mount", "/proc");
-	return bind_read_only("proc/sys", "proc/sys");
+	for (size_t i = 0; i < ARRAY_LEN(kernel); i++)
+		if (access(kernel[i], F_OK) == 0 && bind_read_only(kernel[i], kernel[i]) < 0)
+			return -1;
+	return 0;
 }
 
 static int own(const char *path, uint32_t uid)

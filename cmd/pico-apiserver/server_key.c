@@ -4,17 +4,16 @@
 #include <unistd.h>
 
 #include "cmd/pico-apiserver/api.h"
-#include "cmd/pico-apiserver/keygen.h"
-#include "proto/ssh/key.h"
+#include "proto/ssh/keygen.h"
 #include "reactor/crypto_cipher.h"
 #include "reactor/err.h"
 
 static int read_or_make(const char *path, const char *line_path)
 {
-	char text[KEYGEN_TEXT_MAX], line[KEYGEN_LINE_MAX], fingerprint[64];
+	char text[SSH_KEYGEN_TEXT_MAX], line[SSH_KEYGEN_LINE_MAX];
 	if (access(path, F_OK) == 0 && access(line_path, F_OK) == 0)
 		return 0;
-	size_t n = keygen(text, line, fingerprint);
+	size_t n = ssh_keygen(text, line);
 	int r = 0;
 	for (int i = 0; i < 2 && r == 0;
 	     i++) { /* the public half last: it says that both are there */
@@ -32,7 +31,7 @@ static int read_or_make(const char *path, const char *line_path)
 
 int server_key_load(struct server *sv, const char *dir, char *err, size_t errlen)
 {
-	static char line[KEYGEN_LINE_MAX];
+	static char line[SSH_KEYGEN_LINE_MAX];
 	char *path = xasprintf("%s/ssh_key", dir), *public = xasprintf("%s/ssh_key.pub", dir);
 	int r = read_or_make(path, public);
 	if (r == 0) {

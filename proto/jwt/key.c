@@ -2,7 +2,7 @@
 
 #include <errno.h>
 
-#include "proto/ssh/wire.h"
+#include "reactor/base64.h"
 #include "reactor/crypto_cipher.h"
 #include "reactor/crypto_sign.h"
 

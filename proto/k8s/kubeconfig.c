@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include "proto/k8s/yaml.h"
-#include "proto/ssh/wire.h"
+#include "reactor/base64.h"
 
 enum { TEXT_MAX = 4 << 20 };
 

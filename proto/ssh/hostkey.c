@@ -1,5 +1,6 @@
 #include "proto/ssh/hostkey.h"
 
+#include "reactor/base64.h"
 #include "reactor/crypto.h"
 
 static const struct host_alg algs[] = {
@@ -84,7 +85,7 @@ bool host_key_verify(const struct sign_key *key, const struct host_alg *alg, str
 	return sign_verify(key, alg->hash, message, raw);
 }
 
-void host_key_fingerprint(struct slice blob, char out[FINGERPRINT_MAX])
+void host_key_fingerprint(struct slice blob, char out[SSH_FINGERPRINT_MAX])
 {
 	struct sha256 h = { { 0 } };
 	uint8_t digest[32];
@@ -97,7 +98,7 @@ void host_key_fingerprint(struct slice blob, char out[FINGERPRINT_MAX])
 
 bool host_key_pinned(struct slice blob, const char *pin)
 {
-	char is[FINGERPRINT_MAX];
+	char is[SSH_FINGERPRINT_MAX];
 	struct slice p = slice_str(pin);
 	host_key_fingerprint(blob, is);
 	if (slice_starts(p, SLICE("SHA256:")))

@@ -6,6 +6,7 @@
 #ifndef PROTO_SSH_HOSTKEY_H
 #define PROTO_SSH_HOSTKEY_H
 
+#include "proto/ssh/key.h"
 #include "proto/ssh/wire.h"
 #include "reactor/crypto_sign.h"
 
@@ -30,9 +31,8 @@ struct slice host_key_type(struct slice blob);
 bool host_key_verify(const struct sign_key *key, const struct host_alg *alg, struct slice message,
 		     struct slice signature);
 
-enum { FINGERPRINT_MAX = 51 };
 /* "SHA256:" and 43 digits, as ssh-keygen -l prints it. */
-void host_key_fingerprint(struct slice blob, char out[FINGERPRINT_MAX]);
+void host_key_fingerprint(struct slice blob, char out[SSH_FINGERPRINT_MAX]);
 /* Is pin that fingerprint? The "SHA256:" and padding may be missing or there. */
 bool host_key_pinned(struct slice blob, const char *pin);
 

@@ -2,6 +2,7 @@
 
 #include "proto/ssh/file.h"
 #include "proto/ssh/hostkey.h"
+#include "reactor/base64.h"
 #include "reactor/crypto_cipher.h"
 #include "reactor/err.h"
 
@@ -31,6 +32,25 @@ struct slice ssh_key_blob(const struct ssh_key *k)
 struct slice ssh_key_type(const struct ssh_key *k)
 {
 	return host_key_type(ssh_key_blob(k));
+}
+
+bool ssh_key_fingerprint(struct slice line, char out[SSH_FINGERPRINT_MAX])
+{
+	struct slice type, rest, coded;
+	slice_cut(line, ' ', &type, &rest);
+	slice_cut(rest, ' ', &coded, &rest);
+	while (coded.n && (coded.p[coded.n - 1] == '\n' || coded.p[coded.n - 1] == '\r'))
+		coded.n--;
+	out[0] = '\0';
+	if (coded.n == 0 || coded.n > SSH_KEY_FILE_MAX)
+		return false;
+	uint8_t *blob = xmalloc(coded.n);
+	ssize_t n = base64_get(coded, false, blob);
+	bool ok = n > 0 && slice_eq(host_key_type(slice_of(blob, (size_t)n)), type);
+	if (ok)
+		host_key_fingerprint(slice_of(blob, (size_t)n), out);
+	free(blob);
+	return ok;
 }
 
 /* Points at the first needle in s, or NULL. */

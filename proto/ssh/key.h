@@ -6,7 +6,7 @@
 
 #include "reactor/base.h"
 
-enum { SSH_KEY_FILE_MAX = 64 * 1024 };
+enum { SSH_KEY_FILE_MAX = 64 * 1024, SSH_FINGERPRINT_MAX = 51 };
 
 struct ssh_key;
 
@@ -23,5 +23,9 @@ struct slice ssh_key_type(const struct ssh_key *);
 /* Signs message with alg ("ssh-ed25519", "rsa-sha2-512", ...), which must be one of this key's
  * type: the signature blob (algorithm and signature), to be free()d. */
 char *ssh_key_sign(const struct ssh_key *, struct slice alg, struct slice message, size_t *n);
+
+/* Of a public key's line ("TYPE BASE64 COMMENT", as in id_ed25519.pub): "SHA256:..." as ssh-keygen
+ * -l prints it. False, and "", if the line is none. */
+bool ssh_key_fingerprint(struct slice line, char out[SSH_FINGERPRINT_MAX]);
 
 #endif

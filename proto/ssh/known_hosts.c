@@ -1,4 +1,5 @@
 #include "proto/ssh/hostkey.h"
+#include "reactor/base64.h"
 #include "reactor/crypto_cipher.h"
 
 enum { LINE_MAX_BYTES = 16384, BLOB_MAX = 12288 };

@@ -51,7 +51,7 @@ struct exchange {
 	uint8_t session_id[KEX_HASH];
 	char *host_key; /* blob */
 	size_t host_key_n;
-	char fingerprint[FINGERPRINT_MAX];
+	char fingerprint[SSH_FINGERPRINT_MAX];
 };
 
 struct auth {

@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "proto/ssh/ssh_int.h"
+#include "reactor/base64.h"
 #include "reactor/err.h"
 
 enum {

@@ -103,11 +103,4 @@ bool name_list_ok(struct slice list);
  * (and line ends, unless lines) as '?', ill-formed UTF-8, too. Returns out. */
 const char *ssh_text(struct slice, bool lines, char *out, size_t n);
 
-/* Standard base64 (RFC 4648 section 4). Encodes without padding, NUL-terminated; out has room for
- * 4 * n / 3 + 3 bytes. */
-void base64_put(struct slice, char *out);
-/* Decodes, strict; padding may be missing; line ends and blanks are stepped over if spaced. Bytes
- * written (at most 3 * n / 4), or -1. */
-ssize_t base64_get(struct slice, bool spaced, uint8_t *out);
-
 #endif

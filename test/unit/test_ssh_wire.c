@@ -8,7 +8,9 @@
 #include <cmocka.h>
 #include <unistd.h>
 
+#include "proto/ssh/keygen.h"
 #include "proto/ssh/ssh_int.h"
+#include "reactor/base64.h"
 
 /* Hexadecimal to bytes. */
 static size_t unhex(const char *hex, uint8_t *out)
@@ -339,7 +341,7 @@ static void known(void **state)
 	char order[200];
 	known_hosts_order(SLICE("h ecdsa-sha2-nistp256 AAAA\n"), "h", 22, host_alg_names, order);
 	assert_string_equal(order, host_alg_names);
-	char fp[FINGERPRINT_MAX], pin[80];
+	char fp[SSH_FINGERPRINT_MAX], pin[80];
 	host_key_fingerprint(slice_of(blob[0], 51), fp);
 	snprintf(pin, sizeof(pin), "%s=", fp);
 	assert_true(host_key_pinned(slice_of(blob[0], 51), fp));
@@ -423,6 +425,43 @@ static void key_files(void **state)
 	assert_int_equal(system(cmd), 0);
 }
 
+/* What we make is a pair, and the line names its key; ssh-keygen reads both alike. */
+static void new_keys(void **state)
+{
+	(void)state;
+	char text[SSH_KEYGEN_TEXT_MAX], line[SSH_KEYGEN_LINE_MAX], again[SSH_KEYGEN_LINE_MAX];
+	char print[SSH_FINGERPRINT_MAX], want[SSH_FINGERPRINT_MAX], err[300], said[300] = "";
+	size_t n = ssh_keygen(text, line);
+	struct ssh_key *k = ssh_key_parse(slice_of(text, n), err, sizeof(err));
+	if (!k)
+		fail_msg("%s", err);
+	host_key_fingerprint(ssh_key_blob(k), want);
+	assert_true(ssh_key_fingerprint(slice_str(line), print));
+	assert_string_equal(print, want);
+	snprintf(again, sizeof(again), "%s me\n", line);
+	assert_true(ssh_key_fingerprint(slice_str(again), print));
+	line[8]++; /* the type is not what the key says */
+	assert_false(ssh_key_fingerprint(slice_str(line), print));
+	assert_string_equal(print, "");
+	assert_false(ssh_key_fingerprint(SLICE(""), print));
+	assert_false(ssh_key_fingerprint(SLICE("ssh-ed25519"), print));
+	assert_false(ssh_key_fingerprint(SLICE("ssh-ed25519 !"), print));
+	ssh_key_free(k);
+	if (access("/usr/bin/ssh-keygen", X_OK) != 0)
+		return;
+	char path[] = "/tmp/tskeyXXXXXX", cmd[100];
+	int fd = mkstemp(path);
+	assert_int_equal(write(fd, text, n), n);
+	close(fd);
+	snprintf(cmd, sizeof(cmd), "ssh-keygen -lf %s", path);
+	FILE *f = popen(cmd, "re");
+	assert_non_null(f);
+	assert_non_null(fgets(said, sizeof(said), f));
+	assert_int_equal(pclose(f), 0);
+	unlink(path);
+	assert_non_null(strstr(said, want));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -430,6 +469,7 @@ int main(void)
 		cmocka_unit_test(packets_split), cmocka_unit_test(exchange_hash),
 		cmocka_unit_test(versions),      cmocka_unit_test(wire),
 		cmocka_unit_test(known),         cmocka_unit_test(key_files),
+		cmocka_unit_test(new_keys),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
