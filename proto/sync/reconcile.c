@@ -84,6 +84,38 @@ static struct version *with_meta(const struct version *v, unsigned mode, int64_t
 	return version_file(mode, v->size, mtime_ns, v->hashed == 1 ? v->digest : NULL);
 }
 
+void reconcile_meta_done(struct tree *t, struct node *n, const struct version *expect,
+			 const struct version *want)
+{
+	const struct version *base = n->base;
+	if (!is_kind(base, (enum sync_kind)want->kind))
+		return;
+	unsigned mode = want->mode == expect->mode ? base->mode : want->mode;
+	int64_t mtime = want->mtime_ns == expect->mtime_ns ? base->mtime_ns : want->mtime_ns;
+	if (mode != base->mode || mtime != base->mtime_ns)
+		node_set_base(t, n, with_meta(base, mode, mtime));
+}
+
+/* They agree on the content from now on, whatever becomes of mode and mtime: should one change it
+ * before the other has been given those, it is the only one that has. */
+static void agree(struct reconciler *r, struct node *n)
+{
+	const struct version *a = n->side[SYNC_ALPHA], *b = n->side[SYNC_BETA], *base = n->base;
+	unsigned mode = 1; /* and a time that neither has: both have changed them */
+	int64_t mtime = 0;
+	if (version_same(a, base) == 1 || version_same(b, base) == 1)
+		return;
+	while (mode == a->mode || mode == b->mode)
+		mode <<= 1;
+	while (mtime == a->mtime_ns || mtime == b->mtime_ns)
+		mtime++;
+	if (is_kind(base, (enum sync_kind)a->kind))
+		mode = base->mode;
+	node_set_base(r->tree, n, with_meta(a->hashed == 1 ? a : b, mode, mtime));
+	if (r->settled)
+		r->settled(r->arg, n);
+}
+
 /* Both have the same content: mode and mtime are what may differ. */
 static void merge(struct pass *p, struct node *n)
 {
@@ -103,6 +135,7 @@ static void merge(struct pass *p, struct node *n)
 	conflict_clear(p->r, n);
 	if (mode == SYNC_ONE_WAY_SAFE && version_identical(a, n->base))
 		return; /* beta's own doing */
+	agree(p->r, n);
 	m = all_a ? a->mode : merged_mode(a, b, n->base);
 	mtime = all_a ? a->mtime_ns : merged_mtime(a, b, n->base);
 	if (a->mode == m && a->mtime_ns == mtime)
@@ -367,7 +400,8 @@ static void look(struct pass *p, struct node *n)
 {
 	struct node *top;
 	if (n->flags & NODE_BUSY) {
-		n->flags |= N_AGAIN;
+		if (!(n->flags & NODE_HELD))
+			n->flags |= N_AGAIN;
 		return;
 	}
 	n->flags &= ~(uint32_t)(N_MAKING_A | N_MAKING_B);

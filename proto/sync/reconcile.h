@@ -74,14 +74,17 @@ struct reconciler {
  *
  * What the caller does with actions: each node of them is NODE_BUSY until its last one has been
  * answered; those of a side are done in order, also across calls (so that things are created in a
- * directory whose MKDIR is on its way). One that succeeded: node_set(side, want) and,
- * unless it is META (reconcile sets the base when both sides have it), node_set_base(want).
+ * directory whose MKDIR is on its way). One that succeeded: node_set(side, want) and
+ * node_set_base(want), but for META reconcile_meta_done.
  * Whatever came of it, the node is marked dirty then, or, if it is not to be tried again at once,
- * NODE_PROBLEM (and marked dirty later). A node that is NODE_BUSY stays dirty, and so does what
- * hangs on it. One that is NODE_PROBLEM and not dirty is left as it is, and its parents are not
- * removed. */
+ * NODE_PROBLEM (and marked dirty later). A node that is NODE_BUSY stays dirty (unless it is
+ * NODE_HELD), and so does what hangs on it. One that is NODE_PROBLEM and not dirty is left as it
+ * is, and its parents are not removed. */
 void reconcile(struct reconciler *, struct actions *);
 void reconciler_end(struct reconciler *);
+/* A META is done: what it has changed (mode, mtime) the other side had, so it is agreed on. */
+void reconcile_meta_done(struct tree *, struct node *, const struct version *expect,
+			 const struct version *want);
 
 /* Why the sync should stop and ask before it reconciles: a sentence, or NULL. The base has two or
  * more entries at the top and exactly one side has now none (one-way modes: alpha). */

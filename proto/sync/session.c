@@ -68,7 +68,7 @@ void held_release(struct session *s)
 {
 	for (size_t i = 0; i < s->nheld; i++) {
 		struct node *n = s->held[i];
-		n->flags &= ~NODE_HELD;
+		n->flags &= ~(uint32_t)NODE_HELD;
 		ops_unbusy(s, n);
 		node_mark_dirty(s->side.tree, n);
 	}

@@ -30,7 +30,7 @@ enum {
 static const uint32_t NODE_OP = 1u << 27, /* counts the operations (and holds) it is busy with */
     NODE_OPS = 15u << 27,                 /* all of the count */
     NODE_SOURCE_A = 64,                   /* session_dedupe.c has a pointer to it */
-    NODE_SOURCE_B = 128, NODE_HELD = 1u << 31; /* gone, but let us wait a moment */
+    NODE_SOURCE_B = 128;
 
 enum op_state {
 	OP_WAITING = 1, /* for its turn: a large file */
@@ -163,7 +163,7 @@ struct session {
 	size_t nops, nsending, nreading;
 	struct list waiting, sending;
 
-	struct node **held; /* NODE_HELD */
+	struct node **held; /* NODE_HELD: gone, but let us wait a moment */
 	size_t nheld, held_cap;
 	uint64_t held_first, held_last;
 

@@ -109,7 +109,9 @@ static void settle(struct session *s, struct op *op)
 	node_set(s->side.tree, n, (enum sync_side)op->side, version_ref(op->want));
 	if (op->side == SYNC_ALPHA)
 		n->stamp = op->want ? op->stamp : (struct stamp){ 0 };
-	if (op->act != ACT_META) /* then reconcile will see when both have it */
+	if (op->act == ACT_META)
+		reconcile_meta_done(s->side.tree, n, op->expect, op->want);
+	else
 		node_set_base(s->side.tree, n, version_ref(op->want));
 	store_note(s->store, n);
 	s->noted = true;

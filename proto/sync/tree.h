@@ -85,8 +85,10 @@ enum {
 	NODE_PROBLEM = 8,  /* listed in the session's problems */
 	NODE_SEEN = 16,    /* scan.c's own, while a directory is read */
 	NODE_RACY = 32,    /* scan.c's own: looked at in the very tick it was changed in */
-	/* Others: bits 8 to 19 are reconcile_int.h's, 20 to 26 scan.c's, 6, 7 and 27 to 31
-	 * session_int.h's. */
+	/* With NODE_BUSY: it will be marked dirty when that is over, so reconcile does not. */
+	NODE_HELD = 1 << 19,
+	/* Others: bits 8 to 18 are reconcile_int.h's, 20 to 26 scan.c's, 6, 7 and 27 to 31
+	 * session_int.h's, or serve_int.h's. */
 };
 
 /* entries_max bounds the nodes (at most SYNC_ENTRIES_MAX). The root node is there from the start.

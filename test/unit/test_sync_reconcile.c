@@ -397,6 +397,83 @@ static void read_only(void **state)
 	bench_end(&b);
 }
 
+/* What becomes of mode and mtime is still open, but the content they have agreed on. */
+static void agreeing(void **state)
+{
+	struct bench b;
+	struct node *n;
+	(void)state;
+	bench_begin(&b, SYNC_TWO_WAY_SAFE);
+	set_paths(&b, "p=f1t,f1m,-");
+	n = tree_find(b.tree, SLICE("p"));
+	assert_string_equal(reconciled(&b), "B meta p 644 2");
+	/* That failed, and alpha has put another file there: it is the only one that has. */
+	node_set(b.tree, n, SYNC_ALPHA, parse("f2"));
+	assert_string_equal(reconciled(&b), "B put p");
+	/* Or it did not: alpha's mode, the later time, still. */
+	node_set(b.tree, n, SYNC_ALPHA, parse("f1t"));
+	assert_string_equal(reconciled(&b), "B meta p 644 2");
+	node_set(b.tree, n, SYNC_ALPHA, NULL);
+	assert_string_equal(reconciled(&b), "B rm p");
+	bench_end(&b);
+}
+
+/* Beta's chmod has come to alpha, and beta has taken it back meanwhile: alpha's is not its own. */
+static void taken_back(void **state)
+{
+	struct bench b;
+	struct node *n;
+	(void)state;
+	bench_begin(&b, SYNC_TWO_WAY_SAFE);
+	set_paths(&b, "p=d,dm,d q=f1,f1mt,f1");
+	reconcile(&b.r, &b.out);
+	assert_int_equal(b.out.n, 2);
+	for (size_t i = 0; i < b.out.n; i++) {
+		struct action *a = &b.out.v[i];
+		assert_true(a->act == ACT_META && a->side == SYNC_ALPHA);
+		node_set(b.tree, a->node, SYNC_ALPHA, version_ref(a->want));
+		reconcile_meta_done(b.tree, a->node, a->expect, a->want);
+		node_set(b.tree, a->node, SYNC_BETA,
+			 parse(a->want->kind == SYNC_DIR ? "d" : "f1t"));
+	}
+	actions_end(&b.out);
+	assert_string_equal(reconciled(&b), "A meta p 755 0, A meta q 644 2");
+	/* Of two changes, each to the other: what one has from the other is agreed on, no more. */
+	n = tree_get(b.tree, SLICE("r"));
+	set_paths(&b, "p=-,-,- q=-,-,- r=f1m,f1t,f1");
+	reconcile(&b.r, &b.out);
+	assert_int_equal(b.out.n, 2);
+	assert_int_equal(b.out.v[0].side, SYNC_ALPHA);
+	node_set(b.tree, n, SYNC_ALPHA, version_ref(b.out.v[0].want));
+	reconcile_meta_done(b.tree, n, b.out.v[0].expect, b.out.v[0].want);
+	actions_end(&b.out);
+	assert_int_equal(n->base->mode, 0644);
+	assert_int_equal(n->base->mtime_ns, 2);
+	assert_string_equal(reconciled(&b), "B meta r 600 2");
+	bench_end(&b);
+}
+
+/* A node that is held is marked by who holds it, and looked at no more before that. */
+static void held(void **state)
+{
+	struct bench b;
+	struct node *n;
+	(void)state;
+	bench_begin(&b, SYNC_TWO_WAY_SAFE);
+	set_paths(&b, "d=d,d,d d/p=-,f1,f1 d/q=-,f1,f1");
+	n = tree_find(b.tree, SLICE("d/p"));
+	n->flags |= NODE_BUSY;
+	tree_find(b.tree, SLICE("d/q"))->flags |= NODE_BUSY | NODE_HELD;
+	assert_string_equal(reconciled(&b), "");
+	assert_int_equal(tree_dirty(b.tree), 1);
+	assert_true(n->flags & NODE_DIRTY);
+	n = tree_find(b.tree, SLICE("d/q"));
+	n->flags &= ~(uint32_t)(NODE_BUSY | NODE_HELD);
+	node_mark_dirty(b.tree, n);
+	assert_string_equal(reconciled(&b), "B rm d/q");
+	bench_end(&b);
+}
+
 static void halting(void **state)
 {
 	struct bench b;
@@ -475,9 +552,10 @@ static void cost(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(cases),    cmocka_unit_test(modes),     cmocka_unit_test(busy),
-		cmocka_unit_test(covering), cmocka_unit_test(read_only), cmocka_unit_test(digests),
-		cmocka_unit_test(keeping),  cmocka_unit_test(halting),   cmocka_unit_test(cost),
+		cmocka_unit_test(cases),    cmocka_unit_test(modes),      cmocka_unit_test(busy),
+		cmocka_unit_test(covering), cmocka_unit_test(read_only),  cmocka_unit_test(digests),
+		cmocka_unit_test(agreeing), cmocka_unit_test(taken_back), cmocka_unit_test(held),
+		cmocka_unit_test(keeping),  cmocka_unit_test(halting),    cmocka_unit_test(cost),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -410,7 +410,10 @@ static void run_one(struct model *m, enum sync_side side)
 	if (r == 0) {
 		m->seen[side][id] = m->fs[side][id];
 		node_set(m->tree, a->node, side, version_ref(a->want));
-		if (a->act != ACT_META) {
+		if (a->act == ACT_META) {
+			reconcile_meta_done(m->tree, a->node, a->expect, a->want);
+			m->stored[id] = item_of(a->node->base);
+		} else {
 			m->agreed[id] = m->stored[id] = m->fs[side][id];
 			node_set_base(m->tree, a->node, version_ref(a->want));
 		}
