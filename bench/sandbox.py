@@ -143,7 +143,7 @@ def first(plan, results):
             fault(results, "docker", e)
             return
         try:
-            interleaved(results, [lambda: S.DockerRun(engine),
+            interleaved(results, [lambda: S.DockerRun(engine, False), lambda: S.DockerRun(engine, True),
                                   lambda: S.Session("docker", "ssh", "--docker", engine.host)], plan.containers)
         finally:
             engine.stop()

@@ -5,7 +5,7 @@ from sync_report import percentile
 
 TITLE = "## Sandboxes"
 OURS = "pico-apiserver"
-REFERENCES = ("direct", "splice", "sshd")
+BY_HAND = ("docker run, inspect, cp of the host key, ssh", "docker run, inspect, ssh: any host key")
 
 
 def bold(name):
@@ -102,8 +102,8 @@ def first(r):
         rows.append(row)
     return ("### From nothing to ssh's first output\n\n`POST /v1/sessions` until its answer (*ready*), then OpenSSH's ssh with "
             "`test-tunnel -W` as ProxyCommand and a key until the first byte of `echo up`; *test-tunnel* is our own client instead. By "
-            "hand: `docker run` of the same image, `docker inspect`, a loop until its sshd speaks, the same ssh to its address. ms, "
-            "from the start, on all cores.\n\n" +
+            "hand: `docker run` of the same image with the same limits, `docker inspect`, a loop until its sshd speaks, the same ssh to "
+            "its address; the API also tells the host key, which by hand is `docker cp`. ms, from the start, on all cores.\n\n" +
             table(["", "runs", "ready p50", "p95", "output p50", "p95"], rows))
 
 
@@ -161,9 +161,9 @@ def first_targets(r, t):
     t.row("process: first output (p50) at most 100 ms after what ssh alone takes",
           (percentile(times_of(r, process, "output"), 0.5) or 0) - floor if floor else None, 100, "{:.1f} ms")
     for key in ("ready", "output"):
-        t.row(f"docker: {key} (p50) no later than by hand",
-              ratio(percentile(times_of(r, docker, key), 0.5), percentile(times_of(r, "docker run, docker inspect, ssh", key), 0.5)),
-              1.0, "{:.2f} ×")
+        for how in BY_HAND:
+            t.row(f"docker: {key} (p50) no later than {how}",
+                  ratio(percentile(times_of(r, docker, key), 0.5), percentile(times_of(r, how, key), 0.5)), 1.0, "{:.2f} ×")
 
 
 PARTS = {"tunnel": (tunnel, tunnel_targets), "burst": (burst, burst_targets), "health": (health, health_targets),
