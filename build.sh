@@ -31,7 +31,7 @@ SSH_PACKAGES="openssh-server openssh-client dropbear-bin openssl procps
 if ! command -v kubectl >/dev/null; then SSH_PACKAGES+=" kubernetes-client"; fi
 RELEASE_PACKAGES="g++ dpkg-dev"
 BENCH_PACKAGES="haproxy nginx libnginx-mod-stream stunnel4 socat openssh-server openssh-client
-	iproute2 util-linux strace linux-perf rsync unison git"
+	iproute2 util-linux strace linux-perf rsync unison git docker.io busybox-static openssl"
 LINT_PACKAGES="clang-format clang-tidy cppcheck shellcheck"
 
 say() { printf '== %s\n' "$*"; }
@@ -124,7 +124,7 @@ bench_run() {
 	as_root env TSTUNNEL_BIN="$PWD/$bin" TSTUNNEL_BENCH="$PWD/$out/bench" "$PYTHON" -B "bench/$program" "$@"
 }
 
-# cmd_bench [relay|sync] [ARGUMENT OF bench/run.py or bench/sync.py...]
+# cmd_bench [relay|sync|sandbox] [ARGUMENT OF bench/run.py, sync.py or sandbox.py...]
 cmd_bench() {
 	# shellcheck disable=SC2086
 	need $BUILD_PACKAGES
@@ -134,7 +134,8 @@ cmd_bench() {
 	case ${1:-} in
 	relay) shift; bench_run run.py "$@" ;;
 	sync) shift; bench_run sync.py "$@" ;;
-	"" | --quick) bench_run run.py "$@"; bench_run sync.py "$@" ;;
+	sandbox) shift; bench_run sandbox.py "$@" ;;
+	"" | --quick) bench_run run.py "$@"; bench_run sync.py "$@"; bench_run sandbox.py "$@" ;;
 	*) bench_run run.py "$@" ;;
 	esac
 }
@@ -376,7 +377,7 @@ cmd_help() {
   fuzz NAME [SECONDS] one libFuzzer target, or all; 60 s if not said
   release             static programs, packed: build/release/tstunnel-*.tar.gz
   bench [--quick]     speed and memory beside other programs, into bench/RESULTS.md;
-                      bench relay, bench sync: one half; -h: more
+                      bench relay, bench sync, bench sandbox: one part; -h: more
   lint                formatting, static analysis, who includes whom
   deps                only install what the commands need
   clean               remove bin/ and build/

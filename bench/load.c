@@ -8,6 +8,8 @@ struct load load = { .listen = "127.0.0.1:9001",
 		     .connect = "127.0.0.1:9000",
 		     .conns = 1,
 		     .size = 64,
+		     .at_once = 64,
+		     .path = "/",
 		     .time_ms = 1000,
 		     .warm_ms = 200,
 		     .grace_ms = 5000 };
@@ -29,6 +31,13 @@ static const struct opt opts[] = {
 	  "bulk: this much for each stream and way, instead of a time", 1, 1000000, false },
 	{ OPT_INT, "size", 0, &load.size, "BYTES", "ping: of a message (default 64)", 1, 65536,
 	  false },
+	{ OPT_LIST, "through", 0, &load.through, "PATH",
+	  "CONNECT to this path first; repeatable: connections take turns", 0, 0, false },
+	{ OPT_STRING, "path", 0, &load.path, "PATH", "http: what to GET (default /)", 0, 0, false },
+	{ OPT_INT, "at-once", 0, &load.at_once, "N", "idle: to be opened at a time (default 64)", 1,
+	  100000, false },
+	{ OPT_FLAG, "banner", 0, &load.banner, NULL,
+	  "idle: an sshd speaks first instead of our server's answer", 0, 0, false },
 	{ OPT_INT, "gap", 0, &load.gap_ms, "MS",
 	  "connect: between the end of one and the next (default 0)", 0, 10000, false },
 	{ OPT_LIST, "pid", 'p', &load.pids, "PID",
@@ -42,7 +51,7 @@ static const struct opt opts[] = {
 
 static const struct opt_command command = {
 	.name = "load",
-	.args = "up|down|both|ping|connect|idle [OPTIONS]",
+	.args = "up|down|both|ping|connect|idle|http [OPTIONS]",
 	.summary = "Drives a relay: client and server of every connection, checks what arrives.",
 	.opts = opts,
 	.more = "idle reads commands on stdin: \"hold N\", \"close\"; each is answered.\n",
@@ -82,11 +91,14 @@ int main(int argc, char **argv)
 		r = connect_main();
 	else if (strcmp(mode, "idle") == 0)
 		r = idle_main();
+	else if (strcmp(mode, "http") == 0)
+		r = http_main();
 	else
 		fprintf(stderr, "load: no mode \"%s\"\n", mode);
 	net_end();
 	free(load.stream);
 	free(load.samples.ns);
 	opt_list_free(&load.pids);
+	opt_list_free(&load.through);
 	return r;
 }

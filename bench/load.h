@@ -32,6 +32,7 @@ struct side {
 	struct stream *stream; /* NULL: a server's connection whose head has not come yet */
 	int fd;
 	unsigned ready;
+	bool asked, open; /* CLIENT: CONNECT is sent, answered; open at once without --through */
 	uint8_t which;    /* CLIENT, SERVER */
 	uint8_t head_got; /* or sent */
 	char head[HEAD_BYTES];
@@ -53,9 +54,10 @@ struct samples {
 
 struct load {
 	/* from the command line */
-	const char *listen, *connect;
-	struct opt_list pids;
-	int conns, size, gap_ms;
+	const char *listen, *connect, *path;
+	struct opt_list pids, through;
+	int conns, size, gap_ms, at_once;
+	bool banner;
 	uint64_t time_ms, warm_ms, grace_ms, limit_ms, amount;
 
 	int epfd, listener;
@@ -83,7 +85,9 @@ extern struct load load;
 void net_open(void);
 /* Closes all that is still open. */
 void net_end(void);
-/* A connection to the relay has been begun for the stream's client side. False: refused at once. */
+/* A connection to the relay has been begun for the stream's client side; with --through its side
+ * runs when CONNECT has been answered, and another answer than 200 ends the program. False: refused
+ * at once. */
 bool net_connect(struct stream *);
 /* One turn: waits at most ms, marks and runs. Exits the program's loop by timed_out. */
 void net_turn(int ms);
@@ -123,5 +127,6 @@ int bulk_main(bool up, bool down);
 int ping_main(void);
 int connect_main(void);
 int idle_main(void);
+int http_main(void);
 
 #endif

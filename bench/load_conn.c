@@ -1,7 +1,8 @@
 /*
  * New connections: connect, a byte there, a byte back, the server closes first (so that ephemeral
  * ports last). --conns of them at a time; with --gap each waits that long before the next.
- * Idle connections: opened, used once, held while somebody reads the relays' memory.
+ * Idle connections: opened (--at-once of them at a time), used once, held while somebody reads the
+ * relays' memory.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -36,12 +37,19 @@ static void ended(struct side *e)
 	net_close(e);
 }
 
+static bool is_answer(const char *p, ssize_t n)
+{
+	return load.banner ? n >= 4 && memcmp(p, "SSH-", 4) == 0 : n == 1 && *p == '!';
+}
+
 static void on_client(struct side *e)
 {
 	struct stream *s = e->stream;
 	char buf[256];
 	ssize_t r;
-	if (s->state == IDLE && e->ready & READY_OUT) {
+	if (s->state == IDLE && load.banner) {
+		s->state = ASKED;
+	} else if (s->state == IDLE && e->ready & READY_OUT) {
 		if (send(e->fd, "?", 1, MSG_NOSIGNAL) == 1)
 			s->state = ASKED;
 		else
@@ -64,7 +72,7 @@ static void on_client(struct side *e)
 			ended(e);
 			return;
 		}
-		if (r == 1 && buf[0] == '!' && s->state == ASKED) {
+		if (s->state == ASKED && is_answer(buf, r)) {
 			if (load.t0 && !load.t1)
 				samples_add(&load.samples, now_ns() - s->since);
 			s->state = holding ? HELD : ANSWERED;
@@ -145,18 +153,24 @@ int connect_main(void)
 
 /* --- idle --- */
 
-/* Holds n connections; at most 64 are being opened at a time. */
+/* Holds n connections; at most --at-once are being opened at a time. */
 static void hold(unsigned n)
 {
 	static unsigned opened;
-	uint64_t start = now_ns();
+	load.samples.n = 0;
+	load.t1 = 0;
+	window_begin();
 	while (held + failed < n && !load.timed_out) {
-		while (opened < n && opened < held + failed + 64)
+		while (opened < n && opened < held + failed + (unsigned)load.at_once)
 			begin(&load.stream[opened++]);
 		net_turn(100);
 	}
-	printf("{\"held\":%u,\"failed\":%u,\"serving\":%u,\"seconds\":%.3f}\n", held, failed,
-	       load.serving, (double)(now_ns() - start) / 1e9);
+	window_end();
+	printf("{\"held\":%u,\"failed\":%u,\"serving\":%u,", held, failed, load.serving);
+	samples_print(&load.samples);
+	printf(",");
+	window_print();
+	printf("}\n");
 	fflush(stdout);
 }
 

@@ -143,8 +143,13 @@ void net_open(void)
 	list_init(&load.run);
 	list_init(&load.sides);
 	load.epfd = epoll_create1(EPOLL_CLOEXEC);
+	load.listener = -1;
+	if (load.epfd == -1)
+		die("epoll_create1");
+	if (load.banner)
+		return; /* the sshd is there */
 	load.listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (load.epfd == -1 || load.listener == -1)
+	if (load.listener == -1)
 		die("socket");
 	setsockopt(load.listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (bind(load.listener, (struct sockaddr *)&a, sizeof(a)) == -1 ||
@@ -186,7 +191,54 @@ bool net_connect(struct stream *s)
 	}
 	s->side[CLIENT] = side_new(fd, CLIENT);
 	s->side[CLIENT]->stream = s;
+	s->side[CLIENT]->open = load.through.n == 0;
 	return true;
+}
+
+static _Noreturn void refused(const char *why)
+{
+	fprintf(stderr, "load: CONNECT: %.*s\n", (int)strcspn(why, "\r\n"), why);
+	exit(3);
+}
+
+static bool connect_send(struct side *e)
+{
+	char text[512];
+	if (!(e->ready & READY_OUT))
+		return false;
+	int n = snprintf(text, sizeof(text), "CONNECT %s HTTP/1.1\r\nHost: localhost\r\n\r\n",
+			 load.through.v[e->stream->index % load.through.n]);
+	if (send(e->fd, text, (size_t)n, MSG_NOSIGNAL) != n)
+		refused("not sent");
+	e->asked = true;
+	return true;
+}
+
+/* Sends CONNECT, and takes the answer's head but not a byte behind it. False: not there yet. */
+static bool connect_through(struct side *e)
+{
+	char text[1024];
+	if (!e->asked && !connect_send(e))
+		return false;
+	if (!(e->ready & READY_IN))
+		return false;
+	ssize_t r = recv(e->fd, text, sizeof(text) - 1, MSG_PEEK);
+	if (r == -1 && errno == EAGAIN) {
+		e->ready &= ~(unsigned)READY_IN;
+		return false;
+	}
+	if (r <= 0)
+		refused(r == 0 ? "closed" : strerror(errno));
+	text[r] = 0;
+	const char *end = strstr(text, "\r\n\r\n");
+	if (!end && r < (ssize_t)sizeof(text) - 1) {
+		e->ready &= ~(unsigned)READY_IN; /* the rest tells, too */
+		return false;
+	}
+	if (!end || strncmp(text, "HTTP/1.1 200 ", 13) != 0)
+		refused(text);
+	e->open = recv(e->fd, text, (size_t)(end + 4 - text), 0) == end + 4 - text;
+	return e->open;
 }
 
 void net_close(struct side *e)
@@ -205,7 +257,8 @@ void net_end(void)
 {
 	while (!list_empty(&load.sides))
 		net_close(container_of(load.sides.next, struct side, all));
-	close(load.listener);
+	if (load.listener != -1)
+		close(load.listener);
 	close(load.epfd);
 }
 
@@ -302,8 +355,11 @@ void net_turn(int ms)
 	}
 	list_init(&todo);
 	list_splice(&todo, &load.run);
-	while (!list_empty(&todo))
-		load.on_run(container_of(list_pop(&todo), struct side, link));
+	while (!list_empty(&todo)) {
+		struct side *e = container_of(list_pop(&todo), struct side, link);
+		if (e->which == SERVER || e->open || connect_through(e))
+			load.on_run(e);
+	}
 	if (now_ns() - load.begin > load.limit_ms * 1000000)
 		load.timed_out = true;
 }

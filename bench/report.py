@@ -1,5 +1,6 @@
 """Tables and verdicts out of the results: bench/RESULTS.md."""
 import os
+import re
 import subprocess
 import time
 
@@ -205,6 +206,9 @@ def evidence(found):
 SECTIONS = {"bulk": bulk, "ping": ping, "connect": connect, "idle": idle, "listen": listen}
 
 
+OTHERS = ("## File sync\n", "## Sandboxes\n")  # sync.py's, sandbox.py's
+
+
 # -- the whole ---------------------------------------------------------------------------------------
 
 def verdicts(results, question):
@@ -238,32 +242,31 @@ def render(results):
     return "\n".join(parts)
 
 
+def sections(path):
+    """The file in pieces: its head, and a piece for each line that begins with "## "."""
+    try:
+        with open(path) as f:
+            return re.split(r"^(?=## )", f.read(), flags=re.MULTILINE)
+    except FileNotFoundError:
+        return ["# Results\n"]
+
+
 def put_section(path, title, text):
-    """Puts a section that begins with title, the last of the file, in the place of an earlier one."""
-    try:
-        with open(path) as f:
-            rest = f.read().partition("\n" + title + "\n")[0].rstrip() + "\n"
-    except FileNotFoundError:
-        rest = "# Results\n"
+    """Puts a section that begins with title in the place of an earlier one, or last."""
+    parts = sections(path)
+    at = next((i for i, p in enumerate(parts) if p.startswith(title + "\n")), len(parts))
+    parts[at:at + 1] = [text]
     with open(path, "w") as f:
-        f.write(rest + "\n" + text)
-
-
-def section_of(path, title):
-    """What put_section has put there; empty without one."""
-    try:
-        with open(path) as f:
-            before, found, section = f.read().partition("\n" + title + "\n")
-    except FileNotFoundError:
-        return ""
-    return found + section
+        f.write("\n".join(p.rstrip("\n") + "\n" for p in parts))
 
 
 def write(results, text, out):
+    """The relay's tables; sections of the other benches stay behind them."""
     os.makedirs(out + "/plots", exist_ok=True)
-    sync = section_of(out + "/RESULTS.md", "## File sync")  # sync.py's
-    with open(out + "/RESULTS.md", "w") as f:
-        f.write(text + sync)
+    path = out + "/RESULTS.md"
+    others = [p for p in sections(path) if p.startswith(OTHERS)]
+    with open(path, "w") as f:
+        f.write("\n".join(p.rstrip("\n") + "\n" for p in [text, *others]))
     for file, svg in plot.draw(results).items():
         with open(f"{out}/plots/{file}", "w") as f:
             f.write(svg)

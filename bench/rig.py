@@ -160,11 +160,11 @@ def tree(pid):
     return found
 
 
-def memory(pids):
-    """Bytes of the process trees: anonymous (their own), and resident."""
+def memory(pids, below=True):
+    """Bytes of the processes, and of all below them: anonymous (their own), and resident."""
     own = rss = 0
     for root in pids:
-        for pid in tree(root):
+        for pid in tree(root) if below else [root]:
             try:
                 with open(f"/proc/{pid}/smaps_rollup") as f:
                     kb = {a[0]: int(a[1]) for a in (line.split() for line in f) if a[-1] == "kB"}
@@ -194,7 +194,8 @@ def load_argv(mode, relay, target, pids, **options):
     for pid in pids:
         argv += ["--pid", pid]
     for name, value in options.items():
-        argv += ["--" + name, f"{value * 1000:.0f}ms" if name in ("time", "warm", "grace") else value]
+        for v in value if isinstance(value, list) else [value]:
+            argv += ["--" + name.replace("_", "-"), f"{v * 1000:.0f}ms" if name in ("time", "warm", "grace") else v]
     return [str(a) for a in argv]
 
 
@@ -219,10 +220,10 @@ def load(mode, running, **options):
 
 
 class Idle:
-    """A load generator that holds connections."""
-    def __init__(self, running, most):
-        self.p = subprocess.Popen(load_argv("idle", running.port, running.target, [], conns=most, limit="300s"),
-                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    """A load generator that holds connections; its answers have the CPU of pids."""
+    def __init__(self, running, most, pids=(), flags=(), **options):
+        argv = load_argv("idle", running.port, running.target, pids, conns=most, limit="300s", **options)
+        self.p = subprocess.Popen(argv + list(flags), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def tell(self, command):
         self.p.stdin.write(command + "\n")
@@ -239,11 +240,11 @@ class Idle:
         self.p.stdout.close()
 
 
-def settled(pids):
-    """memory(pids) once it does not change any more, or after 3 s."""
+def settled(pids, below=True):
+    """memory() once it does not change any more, or after 3 s."""
     last, end = None, time.monotonic() + 3
     while True:
-        now = memory(pids)
+        now = memory(pids, below)
         if now == last or time.monotonic() > end:
             return now
         last = now

@@ -16,8 +16,11 @@ static void probe_end(struct probe *p, int code)
 		p->found(p->arg);
 		return;
 	}
-	timer_set(p->rx, &p->timer, p->pause_ms);
-	p->pause_ms = MIN(2 * p->pause_ms, (uint64_t)PAUSE_MAX_MS);
+	/* at most a tenth later than it could be known */
+	uint64_t pause =
+	    MIN(MAX(p->paused_ms / 10, (uint64_t)PAUSE_MIN_MS), (uint64_t)PAUSE_MAX_MS);
+	timer_set(p->rx, &p->timer, pause);
+	p->paused_ms += pause;
 	p->tries++;
 	if (p->failed)
 		p->failed(p->arg, p->tries, code);
@@ -58,7 +61,7 @@ void probe_start(struct probe *p, struct reactor *rx)
 {
 	probe_stop(p);
 	p->rx = rx;
-	p->pause_ms = PAUSE_MIN_MS;
+	p->paused_ms = 0;
 	p->tries = 0;
 	task_init(&p->task, probe_run);
 	timer_init(&p->timer, probe_fire);

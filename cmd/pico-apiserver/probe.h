@@ -11,7 +11,7 @@ struct probe {
 	struct timer timer;
 	struct reactor *rx;
 	struct stream *s;
-	uint64_t pause_ms;
+	uint64_t paused_ms; /* between tries, all in all */
 	unsigned tries;
 	char got[4];
 	size_t ngot;

@@ -140,6 +140,20 @@ def test_the_bench_of_syncs_runs(tmp_path):
     assert float(edits.split("|")[2].split("/")[0]) > 0
 
 
+def test_the_bench_of_sandboxes_runs(tmp_path):
+    path = tmp_path / "RESULTS.md"
+    path.write_text("# Results\n\n## Bulk\n\nthe relay\n\n## Sandboxes\n\nold\n\n## File sync\n\nfiles\n")
+    r = subprocess.run(["/usr/bin/python3", "-B", ROOT + "/bench/sandbox.py", "--quick", "--only", "tunnel,health", "--rounds", "1",
+                        "--time", "0.1", "--peers", "pico-apiserver", "--out", tmp_path], env=run_env(), capture_output=True, text=True, timeout=120)
+    assert r.returncode == 0, r.stdout + r.stderr
+    text = path.read_text()
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Bulk", "## Sandboxes", "## File sync"]
+    assert "the relay" in text and "files" in text and "\nold\n" not in text and "not measured" not in text
+    for part, column in (("### A tunnel's bytes", "kept"), ("### GET /health", "none")):
+        row = next(line for line in text.split(part)[1].splitlines() if line.startswith("| **pico-apiserver** |"))
+        assert float(row.split("|")[2].replace(",", "")) > 0 and row.endswith(f"| {column} |")
+
+
 @pytest.mark.tunnel
 def test_nothing_outlives_a_killed_runner():
     def ours():
