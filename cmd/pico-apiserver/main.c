@@ -317,7 +317,7 @@ static int run(struct server *sv, const struct addr *a, char *err, size_t errlen
 {
 	if (!flags.state_dir)
 		flags.state_dir = geteuid() == 0 ? xasprintf("/run/pico-apiserver/%d", flags.port)
-						 : xasprintf("/tmp/pico-apiserver-%d/%d",
+						 : xasprintf("/tmp/pico-apiserver-%d-%d",
 							     (int)geteuid(), flags.port);
 	else
 		sv->keep = true;
