@@ -79,6 +79,10 @@ struct session *call_session(struct call *, struct slice id);
  * answered. What is paused is resumed. */
 int call_running(struct call *, struct session *, void (*then)(struct call *, struct session *));
 
+/* For then of the above, before a command or file transfer is begun: false, there are too many in
+ * the session, and the call was answered. */
+bool call_may_work(struct call *, const struct session *);
+
 /* --- routes.c --- */
 void routes_handle(struct http_conn *, struct http_head *, void *server);
 void routes_done(const struct http_access *, void *server);

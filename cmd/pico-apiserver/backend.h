@@ -5,8 +5,9 @@
  *
  * A backend makes boxes. A box is one sandbox as the backend knows it; struct box is the first
  * member of the backend's own record. All calls return at once; what takes time is told by a
- * callback, which always runs from a task or timer of the backend and never from inside the call.
- * Sentences (why) live during the callback and name what failed, on which thing, and what to do.
+ * callback, which runs from a task or timer of the backend and never from inside the call (but
+ * list). Sentences (why) live during the callback and name what failed, on which thing, and what to
+ * do.
  *
  * Names: a session has an id (UUID) and its box has a name, "sandbox-" and the first eight digits
  * of the id, or longer if that is taken: a DNS label, so that it may name a container or a pod.
@@ -123,7 +124,8 @@ struct backend_ops {
 	void (*free)(struct box *);
 
 	/* Tells each box of this server that exists, in whatever state, then done. code < 0: could
-	 * not ask; the owner tries again. Once at the start. */
+	 * not ask; the owner tries again. Once at the start. The one exception: who need not wait
+	 * (process, address) tells from inside the call. */
 	void (*list)(struct backend *, void (*each)(void *arg, const struct box_found *),
 		     box_done *, void *arg);
 	/* Destroys one that list has found and nobody wants. done may be NULL. */

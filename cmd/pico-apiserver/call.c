@@ -6,7 +6,7 @@
 #include "reactor/err.h"
 #include "reactor/log.h"
 
-enum { REPLY_MAX = 1 << 20, FIELDS_MAX = 8 };
+enum { REPLY_MAX = 1 << 20, FIELDS_MAX = 8, WORK_MAX = 64 /* of one session at once */ };
 
 /* A client's own id is kept if it is harmless. */
 static void take_id(struct call *c, const struct http_head *h)
@@ -261,4 +261,14 @@ int call_running(struct call *c, struct session *s, void (*then)(struct call *, 
 	session_wait(s, &c->waiter);
 	call_wait(c, NULL, stop_waiting);
 	return 0;
+}
+
+bool call_may_work(struct call *c, const struct session *s)
+{
+	if (s->busy < WORK_MAX)
+		return true;
+	call_error(c, 429, "TOO_MANY_COMMANDS", 1, NULL,
+		   "%d commands and file transfers run in the session, that is the limit",
+		   WORK_MAX);
+	return false;
 }

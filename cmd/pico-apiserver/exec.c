@@ -371,6 +371,8 @@ static void start(struct call *c, struct session *s, struct order *o)
 static void go(struct call *c, struct session *s, bool code)
 {
 	struct order o;
+	if (!call_may_work(c, s))
+		return;
 	const char *why = order_parse(&o, buf_data(&c->body), code);
 	if (why)
 		call_error(c, 400, "INVALID_REQUEST", 0, NULL, "%s", why);

@@ -310,6 +310,8 @@ static void go(struct call *c, struct session *s)
 {
 	struct transfer *t = c->extra;
 	int err = 0;
+	if (!call_may_work(c, s))
+		return;
 	c->extra = NULL;
 	char *argv[] = { (char[]){ "/bin/sh" },
 			 (char[]){ "-c" },

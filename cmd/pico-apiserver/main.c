@@ -317,11 +317,11 @@ static int run(struct server *sv, const struct addr *a, char *err, size_t errlen
 {
 	if (!flags.state_dir)
 		flags.state_dir = geteuid() == 0 ? xasprintf("/run/pico-apiserver/%d", flags.port)
-						 : xasprintf("/tmp/pico-apiserver-%d/%d",
+						 : xasprintf("/tmp/pico-apiserver-%d-%d",
 							     (int)geteuid(), flags.port);
 	else
 		sv->keep = true;
-	struct session_store *store = session_store_open(flags.state_dir, err, errlen);
+	struct session_store *store = session_store_open(sv->rx, flags.state_dir, err, errlen);
 	if (!store)
 		return fail(err);
 	int code = 1;
@@ -343,11 +343,11 @@ static int run(struct server *sv, const struct addr *a, char *err, size_t errlen
 			sessions_free(&sv->sessions);
 		ssh_key_free(sv->ssh_key);
 		sv->backend->ops->close(sv->backend);
-		child_kill_lingering();
-		stream_linger_end();
-		log_info("stopped");
 	}
 	session_store_close(store);
+	child_kill_lingering();
+	stream_linger_end();
+	log_info("stopped");
 	return code;
 }
 
@@ -357,6 +357,8 @@ int main(int argc, char **argv)
 	char err[1024];
 	if (argc > 1 && strcmp(argv[1], SANDBOX_INIT_NAME) == 0)
 		return sandbox_init_main(argc, argv);
+	if (argc == 2 && strcmp(argv[1], SESSION_SYNC_NAME) == 0)
+		return session_sync_main();
 	int first = opt_parse(&command, argc, argv);
 	if (first <= 0)
 		return first == 0 ? 0 : 2;

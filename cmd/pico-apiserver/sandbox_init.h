@@ -63,6 +63,11 @@ int sandbox_root_enter(const struct init_options *, char fingerprint[64]);
 /* Gives up what even root in the sandbox is not to have. The same. */
 int sandbox_root_confine(const struct init_options *);
 
+/* --- sandbox_filter.c --- */
+/* Refuses some system calls to this process and its children for good; no_new_privs is set. 0, also
+ * where the kernel knows no filters and on machines other than x86-64 and arm64; or -1 and errno. */
+int sandbox_filter_set(void);
+
 /* --- sandbox_cgroup.c --- */
 /* Puts this process into control groups of the box, as far as they can be had here: which limits
  * hold is a bit set. Not having them is no error. */

@@ -327,5 +327,7 @@ int sandbox_root_confine(const struct init_options *o)
 		return complain("drop", "capabilities");
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1)
 		return complain("set", "no_new_privs");
+	if (sandbox_filter_set() == -1)
+		return complain("set", "a filter of system calls");
 	return 0;
 }

@@ -4,18 +4,75 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
+#include "reactor/child.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
 
 struct session_store {
+	struct reactor *rx;
+	char *path;
 	int lock, dir;
+	bool memory; /* a tmpfs: nothing to sync */
+	bool dirty;  /* since the child began */
+	struct child *child;
+	struct timer timer;
 };
 
-enum { NAME_ROOM = SANDBOX_ID_LEN + 16 };
+enum { NAME_ROOM = SANDBOX_ID_LEN + 16, SYNC_MS = 100 };
+
+/* --- syncing --- */
+
+int session_sync_main(void)
+{
+	int fd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd != -1 && syncfs(fd) == 0)
+		return 0;
+	fprintf(stderr, "%s\n", err_text(-errno));
+	return 1;
+}
+
+static void changed(struct session_store *s)
+{
+	if (s->memory)
+		return;
+	s->dirty = true;
+	if (!s->child && !timer_is_set(&s->timer))
+		timer_set(s->rx, &s->timer, SYNC_MS);
+}
+
+static void on_synced(void *arg, const struct child_status *st)
+{
+	struct session_store *s = arg;
+	if (st->exec_errno || st->signal || st->exit_code)
+		log_warn("session-sync dir=%s exit=%d error=%s", log_quote(slice_str(s->path)),
+			 st->exit_code, err_text(-st->exec_errno));
+	child_free(s->child);
+	s->child = NULL;
+	if (s->dirty)
+		changed(s);
+}
+
+static void sync_fire(struct timer *t)
+{
+	struct session_store *s = container_of(t, struct session_store, timer);
+	char *argv[] = { (char[]){ "/proc/self/exe" }, (char[]){ SESSION_SYNC_NAME }, NULL };
+	char *envp[] = { NULL };
+	int err;
+	s->dirty = false;
+	s->child = child_spawn(
+	    s->rx, &(struct child_options){ .argv = argv, .envp = envp, .dir = s->path }, NULL,
+	    on_synced, s, &err);
+	if (!s->child)
+		log_warn("session-sync error=%s", err_text(err));
+}
+
+/* --- the directory --- */
 
 /* mkdir -p; only the last one is made private. */
 static int make_directories(const char *path)
@@ -63,14 +120,20 @@ static int open_all(struct session_store *s, const char *path, const char **what
 				       O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)) == -1)
 		r = -errno;
 	close(dir);
+	struct statfs fs;
+	s->memory = r == 0 && fstatfs(s->dir, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
 	return r;
 }
 
-struct session_store *session_store_open(const char *path, char *err, size_t errlen)
+struct session_store *session_store_open(struct reactor *rx, const char *path, char *err,
+					 size_t errlen)
 {
 	const char *what;
 	struct session_store *s = xcalloc(1, sizeof(*s));
+	s->rx = rx;
+	s->path = xstrdup(path);
 	s->lock = s->dir = -1;
+	timer_init(&s->timer, sync_fire);
 	int r = open_all(s, path, &what);
 	if (r == 0)
 		return s;
@@ -83,10 +146,15 @@ void session_store_close(struct session_store *s)
 {
 	if (!s)
 		return;
+	timer_clear(s->rx, &s->timer);
+	if (s->dir != -1 && (s->dirty || s->child))
+		syncfs(s->dir);
+	child_free(s->child);
 	if (s->lock != -1)
 		close(s->lock);
 	if (s->dir != -1)
 		close(s->dir);
+	free(s->path);
 	free(s);
 }
 
@@ -149,8 +217,6 @@ static int write_file(int dir, const char *name, struct slice text)
 		return -errno;
 	ssize_t n = write(fd, text.p, text.n);
 	int r = n == -1 ? -errno : (size_t)n < text.n ? -ENOSPC : 0;
-	if (r == 0 && fsync(fd) == -1)
-		r = -errno;
 	close(fd);
 	return r;
 }
@@ -171,6 +237,7 @@ int session_store_put(struct session_store *s, const struct sandbox_record *rec)
 	if (r == 0 && renameat(s->dir, temp, s->dir, name) == -1)
 		r = -errno;
 	buf_end(&b);
+	changed(s);
 	if (r < 0) {
 		unlinkat(s->dir, temp, 0);
 		log_error("session-record id=%s error=%s", rec->id,
@@ -186,4 +253,5 @@ void session_store_remove(struct session_store *s, const char *id)
 	if (unlinkat(s->dir, name, 0) == -1 && errno != ENOENT)
 		log_error("session-record id=%s error=%s", id,
 			  log_quote(slice_str(err_text(-errno))));
+	changed(s);
 }

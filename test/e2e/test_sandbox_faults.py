@@ -186,6 +186,16 @@ def test_a_token_that_no_header_can_have(tmp_path):
         a.kill()
 
 
+# errno of keyctl, of clone with CLONE_NEWUSER, of clone3 (x86-64 and arm64)
+FILTERED = """
+import ctypes, platform
+c = ctypes.CDLL(None, use_errno=True)
+keyctl, clone = (250, 56) if platform.machine() == "x86_64" else (219, 220)
+for call in ((keyctl, 0, -3, 0), (clone, 0x10000000 | 17, 0, 0, 0, 0), (435, 0, 0)):
+    if c.syscall(*call) == -1: print(ctypes.get_errno())
+"""
+
+
 @pytest.fixture(scope="module")
 def api(tmp_path_factory):
     a = Api(tmp_path_factory.mktemp("faults"))
@@ -203,6 +213,9 @@ def test_the_fence_of_a_process_sandbox(api):
     for path in ("/usr", "/proc/sys", "/proc/sysrq-trigger", "/proc/irq"):
         assert not os.path.exists(path) or re.search(rf" {path} \S+ ro[, ]", mounts), mounts
     assert not ours & {line.split()[0] for line in api.run(s, "cat /proc/keys")["stdout"].splitlines()}
+    # neither root in a namespace of one's own, nor keyrings, nor 32-bit calls around that
+    r = api.run(s, "unshare -U true; unshare -Ur true; python3 -c '" + FILTERED + "'; grep Seccomp: /proc/self/status")
+    assert r["stdout"].split() == ["1", "1", "38", "Seccomp:", "2"] and r["stderr"].count("unshare failed") == 2, r
     for x in (s, t):
         assert api.request("DELETE", f"/v1/sessions/{x}").status == 200
 
@@ -218,4 +231,22 @@ def test_a_user_who_stops_all_that_starts(api):
         return r.json.get("timed_out")
     wait_for(stopped, 20, "a command is stopped")
     assert api.request("POST", f"/v1/sessions/{s}/pause", timeout=15).json["status"] == "paused"
+    assert api.request("DELETE", f"/v1/sessions/{s}").status == 200
+
+
+def test_as_many_commands_at_once_as_may_be(api):
+    s = api.create()["session_id"]
+    body = b'{"command":"sleep 60"}'
+    head = (f"POST /v1/sessions/{s}/commands HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n").encode()
+    open_ones = []
+    for _ in range(64):
+        open_ones.append(socket.create_connection(("127.0.0.1", api.port)))
+        open_ones[-1].sendall(head + body)
+    wait_for(lambda: api.request("POST", f"/v1/sessions/{s}/commands", {"command": "true"}).status == 429, 20, "it is full")
+    r = api.request("PUT", f"/v1/sessions/{s}/files?path=f", b"x")
+    assert r.status == 429 and r.json["error"] == "TOO_MANY_COMMANDS" and r.headers["Retry-After"]
+    for c in open_ones:
+        c.close()
+    wait_for(lambda: api.request("POST", f"/v1/sessions/{s}/commands", {"command": "true"}).status == 200, 20, "there is room")
     assert api.request("DELETE", f"/v1/sessions/{s}").status == 200
