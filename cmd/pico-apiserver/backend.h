@@ -123,7 +123,8 @@ struct backend_ops {
 	void (*free)(struct box *);
 
 	/* Tells each box of this server that exists, in whatever state, then done. code < 0: could
-	 * not ask; the owner tries again. Once at the start. */
+	 * not ask; the owner tries again. At the start, and after a server that was killed in the
+	 * middle of a create a few times more; one after another. */
 	void (*list)(struct backend *, void (*each)(void *arg, const struct box_found *),
 		     box_done *, void *arg);
 	/* Destroys one that list has found and nobody wants. done may be NULL. */
