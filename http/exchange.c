@@ -88,6 +88,16 @@ int http_failed(const struct http_conn *c)
 	return c->failed;
 }
 
+int http_fault(const struct http_conn *c)
+{
+	if (c->streaming)
+		return 0;
+	if (c->failed == -ERR_HTTP)
+		return 400;
+	/* What waits in out is not taken either: nobody reads there. */
+	return c->failed == -ETIMEDOUT && c->out.len == 0 ? 408 : 0;
+}
+
 struct stream *http_conn_stream(struct http_conn *c)
 {
 	return c->stream;
@@ -202,8 +212,9 @@ void http_reply(struct http_conn *c, int status, const struct http_field *field,
 	size_t before = c->out.len;
 
 	BUG_ON(c->state != CONN_USER || c->streaming);
-	if (c->failed == -ERR_HTTP) { /* a malformed body, but there is somebody to tell */
+	if (http_fault(c)) { /* there is somebody to tell */
 		c->failed = 0;
+		c->timed_out = false;
 		c->keep = false;
 	}
 	c->keep = may_keep(c);
@@ -281,8 +292,11 @@ void http_reply_end(struct http_conn *c)
 void http_abort(struct http_conn *c, int why)
 {
 	BUG_ON(c->state != CONN_USER || why >= 0);
-	if (c->failed == -ERR_HTTP && !c->streaming) {
-		http_reply_error(c, 400, "malformed request body");
+	int fault = http_fault(c);
+	if (fault) {
+		http_reply_error(c, fault,
+				 fault == 400 ? "malformed request body"
+					      : "the request body did not arrive in time");
 		return;
 	}
 	failed(c, why);

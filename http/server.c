@@ -164,7 +164,10 @@ static void conn_refuse(struct http_conn *c, int status, const char *message)
 	}
 	c->keep = false;
 	c->state = CONN_USER;
-	http_reply_error(c, status, message);
+	if (c->srv->refuse)
+		c->srv->refuse(c, status, message, c->srv->arg);
+	else
+		http_reply_error(c, status, message);
 }
 
 static void record_start(struct http_conn *c, const struct http_head *h)

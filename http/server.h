@@ -45,6 +45,8 @@ struct http_server {
 	void (*done)(const struct http_access *, void *arg);
 	/* A connection failed before its first request, in the handshake for one. May be NULL. */
 	void (*broken)(const char *peer, int code, const char *why, void *arg);
+	/* Answers what could not be made a request with http_reply. NULL: {"message":...}. */
+	void (*refuse)(struct http_conn *, int status, const char *message, void *arg);
 	/* After http_server_drain or _abort: the last connection has ended. From a task; may be
 	 * NULL; may free the server. */
 	void (*empty)(void *arg);
@@ -78,6 +80,9 @@ void http_server_abort(struct http_server *);
 void http_bind(struct http_conn *, struct task *);
 /* 0, or the code that the client's side failed with. */
 int http_failed(const struct http_conn *);
+/* 400 or 408: it failed because its body is malformed or did not come in time, and can still be
+ * told so; http_reply works then. Else 0. */
+int http_fault(const struct http_conn *);
 /* The stream, to ask who the peer is (tls_peer). Not to read or write. */
 struct stream *http_conn_stream(struct http_conn *);
 const char *http_conn_peer(const struct http_conn *);
@@ -100,7 +105,7 @@ void http_reply_start(struct http_conn *, int status, const struct http_field *,
 ssize_t http_write(struct http_conn *, const void *p, size_t n);
 void http_reply_end(struct http_conn *);
 
-/* Final: gives up; the client sees a reset (after a malformed body: 400). why < 0. */
+/* Final: gives up; the client sees a reset, or what http_fault says. why < 0. */
 void http_abort(struct http_conn *, int why);
 
 /* Final: sends a head with that status (200 to CONNECT says "Connection Established") and these

@@ -49,6 +49,7 @@ struct call {
 	void (*with_body)(struct call *);
 	bool camel; /* of /v1/sandboxes: names in camelCase */
 	bool connect;
+	const char *allow; /* for 405 */
 	char request_id[REQUEST_ID_MAX + 1];
 	char owner[JWT_SUBJECT_MAX + 1];
 	char *key;          /* Idempotency-Key; NULL: none */
@@ -66,7 +67,7 @@ void call_reply(struct call *, int status, const struct http_field *extra, size_
  * may be NULL. */
 void call_error(struct call *, int status, const char *code, int retry_s, const char *detail,
 		const char *fmt, ...) PRINTF_LIKE(6, 7);
-/* The client is gone: why it is. */
+/* The client is gone: why it is. If only its body was at fault, it is told. */
 void call_abort(struct call *, int why);
 /* Reads the body (at most max bytes) and goes on with then; JSON only. */
 void call_read_json(struct call *, const struct http_head *, size_t max,
@@ -85,6 +86,8 @@ bool call_may_work(struct call *, const struct session *);
 
 /* --- routes.c --- */
 void routes_handle(struct http_conn *, struct http_head *, void *server);
+/* What is no request. */
+void routes_refuse(struct http_conn *, int status, const char *message, void *server);
 void routes_done(const struct http_access *, void *server);
 
 /* --- api_sessions.c --- */

@@ -124,8 +124,9 @@ struct backend_ops {
 	void (*free)(struct box *);
 
 	/* Tells each box of this server that exists, in whatever state, then done. code < 0: could
-	 * not ask; the owner tries again. Once at the start. The one exception: who need not wait
-	 * (process, address) tells from inside the call. */
+	 * not ask; the owner tries again. At the start, and after a server that was killed in the
+	 * middle of a create a few times more; one after another. The one exception: who need not
+	 * wait (process, address) tells from inside the call. */
 	void (*list)(struct backend *, void (*each)(void *arg, const struct box_found *),
 		     box_done *, void *arg);
 	/* Destroys one that list has found and nobody wants. done may be NULL. */

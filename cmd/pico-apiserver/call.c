@@ -75,12 +75,6 @@ void call_reply(struct call *c, int status, const struct http_field *extra, size
 	call_free(c);
 }
 
-void call_abort(struct call *c, int why)
-{
-	http_abort(c->conn, why);
-	call_free(c);
-}
-
 void call_error(struct call *c, int status, const char *code, int retry_s, const char *detail,
 		const char *fmt, ...)
 {
@@ -97,6 +91,8 @@ void call_error(struct call *c, int status, const char *code, int retry_s, const
 		snprintf(retry, sizeof(retry), "%d", retry_s);
 		f[n++] = (struct http_field){ SLICE("Retry-After"), slice_str(retry) };
 	}
+	if (c->allow)
+		f[n++] = (struct http_field){ SLICE("Allow"), slice_str(c->allow) };
 	if (status == 401)
 		f[n++] = (struct http_field){ SLICE("WWW-Authenticate"),
 					      SLICE("Bearer realm=\"pico-apiserver\"") };
@@ -120,6 +116,20 @@ void call_error(struct call *c, int status, const char *code, int retry_s, const
 	buf_puts(&b, "\n");
 	call_reply(c, status, f, n, buf_data(&b));
 	buf_end(&b);
+}
+
+void call_abort(struct call *c, int why)
+{
+	int fault = http_fault(c->conn);
+	if (fault == 408) {
+		call_error(c, 408, "REQUEST_TIMEOUT", 0, NULL,
+			   "the request body did not arrive in time");
+	} else if (fault) {
+		call_error(c, fault, "BAD_REQUEST", 0, NULL, "malformed request body");
+	} else {
+		http_abort(c->conn, why);
+		call_free(c);
+	}
 }
 
 void call_wait(struct call *c, void (*step)(struct call *), void (*gone)(struct call *))

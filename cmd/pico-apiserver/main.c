@@ -11,13 +11,13 @@
 #include "reactor/log.h"
 #include "reactor/opt.h"
 
-enum { GRACE_MS = 10000, HANDSHAKE_MS = 10000, CONNS_MAX = 20000 };
+enum { GRACE_MS = 10000, HANDSHAKE_MS = 10000, REQUEST_MS = 60000, CONNS_MAX = 20000 };
 
 struct flags {
 	const char *listen, *backend, *cert, *key, *log_level, *state_dir, *memory;
 	struct auth_options auth;
 	int port, ssh_port, max_sessions, max_per_user, max_conns, pids, cpus, ttl_min;
-	uint64_t ready_ms, grace_ms;
+	uint64_t ready_ms, grace_ms, request_ms;
 	bool tls, log_json, version;
 };
 
@@ -36,6 +36,7 @@ static struct flags flags = {
 	.ttl_min = SANDBOX_TTL_MIN,
 	.ready_ms = 60000,
 	.grace_ms = GRACE_MS,
+	.request_ms = REQUEST_MS,
 };
 
 #define TEXT(name, to, arg, help)                                                                  \
@@ -100,6 +101,8 @@ static const struct opt opts[] = {
 	       1000000),
 	{ OPT_DURATION, "ready-timeout", 0, &flags.ready_ms, "TIME",
 	  "how long a sandbox may take to get ready (default 60s)", 0, 0, false },
+	{ OPT_DURATION, "request-timeout", 0, &flags.request_ms, "TIME",
+	  "for a request's head, and for each pause in its body (default 60s)", 0, 0, false },
 	{ OPT_DURATION, "grace", 0, &flags.grace_ms, "TIME",
 	  "after SIGTERM, how long requests may finish (default 10s)", 0, 0, false },
 	{ OPT_INT, "min-ttl", 0, &flags.ttl_min, "N", "smallest ttl (tests)", 1, 28800, true },
@@ -114,7 +117,7 @@ static const struct opt_command command = {
 	.args = "[OPTIONS]",
 	.summary = "Sandboxes behind an HTTP API; each is reached by SSH through a CONNECT tunnel.",
 	.opts = opts,
-	.more = "Signals: SIGTERM and SIGINT end it, SIGHUP reads the certificate again.\n"
+	.more = "Signals: SIGTERM and SIGINT end it, SIGHUP reads certificate and keys again.\n"
 		"The API: docs/sandboxes.md.\n",
 };
 
@@ -231,18 +234,24 @@ static void on_accept(void *arg, int fd, const struct sockaddr *peer)
 			 log_quote(slice_str(err_text(r))));
 }
 
+/* Both or none: connections, requests and tunnels that are there go on with what they began with.
+ */
 static void reload(struct server *sv)
 {
 	char err[512];
-	if (!sv->tls)
-		return;
-	struct tls_config *fresh = tls_config_new(&sv->tls_options, true, err, sizeof(err));
-	if (!fresh) {
+	struct auth auth;
+	struct tls_config *tls = NULL;
+	if (auth_init(&auth, &flags.auth, err, sizeof(err)) < 0 ||
+	    (sv->tls && !(tls = tls_config_new(&sv->tls_options, true, err, sizeof(err))))) {
 		log_error("reload kept=old reason=%s", log_quote(slice_str(err)));
+		auth_end(&auth);
 		return;
 	}
+	auth.check_host = sv->auth.check_host;
+	auth_end(&sv->auth);
+	sv->auth = auth;
 	tls_config_unref(sv->tls);
-	sv->tls = fresh;
+	sv->tls = tls;
 	log_info("reload done");
 }
 
@@ -283,6 +292,9 @@ static int serve(struct server *sv, const struct addr *a)
 					 .arg = sv,
 					 .handle = routes_handle,
 					 .done = routes_done,
+					 .refuse = routes_refuse,
+					 .head_ms = flags.request_ms,
+					 .stall_ms = flags.request_ms,
 					 .conns_max = (size_t)flags.max_conns };
 	http_server_init(&sv->http);
 	timer_init(&sv->grace, grace_over);

@@ -76,12 +76,8 @@ static const struct route {
 
 static void wrong_method(struct call *c, const char *allow)
 {
-	struct http_field f = { SLICE("Allow"), slice_str(allow) };
-	char *body = xasprintf("{\"error\":\"METHOD_NOT_ALLOWED\",\"message\":\"this path takes "
-			       "%s\",\"%s\":\"%s\"}\n",
-			       allow, c->camel ? "requestId" : "request_id", c->request_id);
-	call_reply(c, 405, &f, 1, slice_str(body));
-	free(body);
+	c->allow = allow;
+	call_error(c, 405, "METHOD_NOT_ALLOWED", 0, NULL, "this path takes %s", allow);
 }
 
 static void no_path(struct call *c)
@@ -114,11 +110,13 @@ static void route(struct call *c, const struct http_head *h, struct slice path)
 {
 	bool get = slice_eq(h->method, SLICE("GET")) || slice_eq(h->method, SLICE("HEAD"));
 	struct slice rest;
-	if (slice_eq(path, SLICE("/metrics"))) {
-		if (get)
-			metrics(c, h);
-		else
-			wrong_method(c, "GET, HEAD");
+	bool about = slice_eq(path, SLICE("/metrics"));
+	if (about && get) {
+		metrics(c, h);
+		return;
+	}
+	if (about || slice_eq(path, SLICE("/health"))) {
+		wrong_method(c, "GET, HEAD");
 		return;
 	}
 	c->camel = slice_starts(path, SLICE("/v1/sandboxes"));
@@ -173,6 +171,24 @@ void routes_handle(struct http_conn *conn, struct http_head *h, void *arg)
 		call_error(c, 503, "SHUTTING_DOWN", 5, NULL, "the server is going down");
 	else
 		route(c, h, path);
+}
+
+void routes_refuse(struct http_conn *conn, int status, const char *message, void *arg)
+{
+	static const struct {
+		int status;
+		const char *code;
+	} all[] = { { 408, "REQUEST_TIMEOUT" },
+		    { 417, "EXPECTATION_FAILED" },
+		    { 431, "HEADERS_TOO_LARGE" },
+		    { 501, "NOT_IMPLEMENTED" },
+		    { 505, "HTTP_VERSION_NOT_SUPPORTED" } };
+	struct http_head none = { 0 };
+	const char *code = "BAD_REQUEST";
+	for (size_t i = 0; i < ARRAY_LEN(all); i++)
+		if (all[i].status == status)
+			code = all[i].code;
+	call_error(call_new(arg, conn, &none), status, code, 0, NULL, "%s", message);
 }
 
 void routes_done(const struct http_access *a, void *arg)

@@ -32,6 +32,8 @@ struct sessions {
 	struct tombstone *tomb; /* ring of those that expired */
 	size_t ntomb, tomb_at;
 	bool listed, ending, keep;
+	bool unanswered; /* the last server ended in the middle of a create */
+	unsigned looks;  /* for what came of it */
 	bool *drained;
 	uint64_t created_total, failed_total, expired_total; /* for metrics */
 	size_t ntunnels;

@@ -302,10 +302,12 @@ int sandbox_root_enter(const struct init_options *o, char fingerprint[64])
 
 int sandbox_root_confine(const struct init_options *o)
 {
-	/* What sshd needs to become the user, and init to end what the user started. */
-	const unsigned long long keep =
-	    1ULL << CAP_CHOWN | 1ULL << CAP_DAC_OVERRIDE | 1ULL << CAP_FOWNER | 1ULL << CAP_FSETID |
-	    1ULL << CAP_KILL | 1ULL << CAP_SETGID | 1ULL << CAP_SETUID | 1ULL << CAP_SYS_CHROOT;
+	/* What sshd needs to become the user, and init to end what the user started. Where the
+	 * kernel audits, Debian's sshd ends a login with a terminal that it may not report. */
+	const unsigned long long keep = 1ULL << CAP_CHOWN | 1ULL << CAP_DAC_OVERRIDE |
+					1ULL << CAP_FOWNER | 1ULL << CAP_FSETID | 1ULL << CAP_KILL |
+					1ULL << CAP_SETGID | 1ULL << CAP_SETUID |
+					1ULL << CAP_SYS_CHROOT | 1ULL << CAP_AUDIT_WRITE;
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2];
 	const struct rlimit files = { NOFILE, NOFILE }, core = { 0, 0 };

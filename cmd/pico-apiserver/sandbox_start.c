@@ -7,9 +7,14 @@
 
 enum { LIST_RETRY_MS = 5000 };
 
+/* An engine may still be at work for a server that was killed: what comes of it is looked for
+ * later. */
+static const unsigned look_again_ms[] = { 1000, 5000, 30000 };
+
 static void on_record(void *arg, struct sandbox_record *r)
 {
 	struct session *s = session_add(arg, r);
+	s->set->unanswered |= s->r.state == SANDBOX_CREATING;
 	if (s->r.state == SANDBOX_CREATING || s->r.state == SANDBOX_FAILED)
 		s->r.state = SANDBOX_DELETING; /* nobody was told of it */
 	else if (s->r.state != SANDBOX_DELETING)
@@ -28,6 +33,8 @@ static void on_found(void *arg, const struct box_found *f)
 		s->found = true;
 		return;
 	}
+	if (s && set->listed)
+		return; /* on its way already */
 	log_info("sandbox-leftover name=%s id=%s", log_quote(slice_str(f->name)),
 		 log_quote(slice_str(f->id)));
 	set->backend->ops->remove(set->backend, f, NULL, NULL);
@@ -42,6 +49,10 @@ static void on_listed(void *arg, int code, const char *why)
 		timer_set(set->rx, &set->retry, LIST_RETRY_MS);
 		return;
 	}
+	if (set->unanswered && set->looks < ARRAY_LEN(look_again_ms))
+		timer_set(set->rx, &set->retry, look_again_ms[set->looks++]);
+	if (set->listed)
+		return;
 	set->listed = true;
 	for (struct list *l = set->all.next, *next; l != &set->all; l = next) {
 		struct session *s = container_of(l, struct session, link);

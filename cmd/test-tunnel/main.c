@@ -1,6 +1,7 @@
 /* test-tunnel: tries the way into a sandbox: CONNECT, SSH, a command. README.md has examples. */
 #include <errno.h>
-#include <signal.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "cmd/test-tunnel/load.h"
 #include "proto/ssh/ssh.h"
@@ -170,6 +171,17 @@ static void on_pumped(void *arg, const struct pump_end *e, const char *why)
 	r->over = true;
 }
 
+/* The streams have their own: were 1 open, too, who reads us would never see the tunnel's end. */
+static void drop_stdio(void)
+{
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	dup2(fd, 0);
+	dup2(fd, 1);
+	close(fd);
+}
+
 static void on_raw_tunnel(void *arg, struct stream *s, const char *pin, const char *why)
 {
 	struct raw *r = arg;
@@ -189,6 +201,7 @@ static void on_raw_tunnel(void *arg, struct stream *s, const char *pin, const ch
 		r->over = true;
 		return;
 	}
+	drop_stdio();
 	pump_start(r->rx, pair_stream_new(r->rx, in, out), s, on_pumped, r);
 }
 
@@ -335,6 +348,13 @@ int main(int argc, char **argv)
 		code = usage_error("-session is missing: the ID that POST /v1/sessions gave");
 	else if (flags.timeout_ms == 0)
 		code = usage_error("-timeout must be over 0");
+	else if (flags.at_once > 1 && !flags.count)
+		code = usage_error("-c needs -n: how many tests there are");
+	else if (flags.count && (flags.uploads.n || flags.downloads.n))
+		code =
+		    usage_error("-n runs -cmd alone: neither -upload nor -download goes with it");
+	else if (flags.raw && (flags.count || flags.uploads.n || flags.downloads.n))
+		code = usage_error("-W is the bare tunnel: no tests and no files");
 	else
 		code = test_tunnel();
 	opt_list_free(&flags.uploads);

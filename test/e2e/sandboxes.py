@@ -3,12 +3,16 @@ import base64
 import hashlib
 import hmac
 import http.client
+import http.server
 import json
 import os
 import signal
 import socket
+import socketserver
+import ssl
 import subprocess
 import sys
+import threading
 import time
 
 from lab import BIN, wait_for
@@ -51,6 +55,14 @@ def token(secret, sub, **claims):
     return jwt(secret, {"sub": sub, "exp": int(time.time()) + 600, **claims})
 
 
+def self_signed(path):
+    """A certificate for localhost that is its own CA, in path.crt and path.key; what ssl needs to believe it."""
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+                    "-subj", f"/CN={os.path.basename(path)}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout",
+                    f"{path}.key", "-out", f"{path}.crt"], check=True, capture_output=True)
+    return ssl.create_default_context(cafile=f"{path}.crt")
+
+
 class Reply:
     def __init__(self, status, headers, body):
         self.status, self.headers, self.body = status, headers, body
@@ -68,6 +80,7 @@ class Api:
         self.log = os.path.join(self.tmp, f"api-{os.urandom(3).hex()}.log")
         self.port = None
         self.proc = None
+        self.tls = None  # a context: requests go by https
         self.start()
 
     def start(self):
@@ -130,7 +143,8 @@ class Api:
             return False
 
     def request(self, method, path, body=None, token="", headers=None, timeout=60):
-        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        c = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout, context=self.tls) if self.tls else \
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         h = dict(headers or {})
         if isinstance(body, (dict, list)):
             body = json.dumps(body)
@@ -161,6 +175,8 @@ class Api:
     def connect(self, session, token="", path="/v1/sessions/{}/tunnel", first=b"", header="Authorization"):
         """A socket after the reply to CONNECT, and the bytes that came behind it; or the reply."""
         s = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        if self.tls:
+            s = self.tls.wrap_socket(s, server_hostname="localhost")
         auth = f"{header}: Bearer {token}\r\n" if token else ""
         s.sendall(f"CONNECT {path.format(session)} HTTP/1.1\r\nHost: localhost\r\n{auth}\r\n".encode() + first)
         data = b""
@@ -200,6 +216,54 @@ class Api:
         return subprocess.run(["ssh", *self.ssh_options(session, token), *options, f"{user}@sandbox", command],
                               env=self.ssh_env(password), capture_output=True, timeout=60,
                               stdin=kw.pop("stdin", subprocess.DEVNULL), **kw)
+
+
+class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Docker's API as far as a create goes, which is answered when go is set. Containers never run."""
+    daemon_threads = True
+
+    def __init__(self, path):
+        self.made, self.asked, self.go = [], threading.Event(), threading.Event()
+        super().__init__(str(path), FakeEngineHandler)
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def close(self):
+        self.go.set()
+        self.shutdown()
+        self.server_close()
+
+
+class FakeEngineHandler(http.server.BaseHTTPRequestHandler):
+    def reply(self, status, told=None):
+        body = json.dumps(told).encode() if told is not None else b""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.reply(200, [c for c in self.server.made if "session-id%3D" not in self.path or c["Labels"]["session-id"] in self.path])
+
+    def do_POST(self):
+        spec = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
+        self.server.asked.set()
+        self.server.go.wait(60)
+        if "/create" in self.path:
+            c = {"Id": os.urandom(32).hex(), "State": "created", "Labels": spec["Labels"]}
+            self.server.made.append(c)
+            self.reply(201, {"Id": c["Id"]})
+        else:
+            self.reply(500, {"message": "this engine starts nothing"})
+
+    def do_DELETE(self):
+        self.server.made[:] = [c for c in self.server.made if c["Id"] not in self.path]
+        self.reply(204)
+
+    def address_string(self):
+        return "engine"
+
+    def log_message(self, *args):
+        pass
 
 
 def banner(api, session):

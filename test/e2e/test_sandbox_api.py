@@ -1,6 +1,10 @@
 """pico-apiserver with backend process: the API, by real requests."""
 import json
 import os
+import shutil
+import signal
+import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -8,7 +12,7 @@ import time
 import pytest
 
 from lab import run, wait_for
-from sandboxes import Api, jwt, token
+from sandboxes import Api, FakeEngine, Reply, b64, jwt, self_signed, token
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -100,9 +104,14 @@ def test_statuses(api, session):
     error(api.request("POST", "/v1/sessions", "{", headers={"Content-Type": "application/json"}), 400, "INVALID_REQUEST")
     error(api.request("POST", "/v1/sessions", "ttl=1", headers={"Content-Type": "text/plain"}), 415, "UNSUPPORTED_MEDIA_TYPE")
     error(api.request("POST", "/v1/sessions", {"metadata": {"x": "y" * 70000}}), 413, "PAYLOAD_TOO_LARGE")
-    r = api.request("PATCH", f"/v1/sessions/{session}")
-    assert r.status == 405 and "DELETE" in r.headers["Allow"]
-    assert api.request("PUT", "/v1/sessions").status == 405
+    one = f"/v1/sessions/{session}"
+    for method, path, allow in (("PATCH", one, "GET, HEAD, DELETE, CONNECT"), ("PUT", "/v1/sessions", "GET, HEAD, POST"),
+                                ("GET", one + "/tunnel", "CONNECT"), ("GET", one + "/pause", "POST"), ("PUT", one + "/commands", "POST"),
+                                ("DELETE", one + "/files", "PUT, POST, GET"), ("POST", "/metrics", "GET, HEAD"),
+                                ("POST", "/health", "GET, HEAD")):
+        r = api.request(method, path)
+        error(r, 405, "METHOD_NOT_ALLOWED")
+        assert r.headers["Allow"] == allow, path
     error(api.request("GET", "/v1/nothing"), 404, "NOT_FOUND")
     error(api.request("GET", f"/v1/sessions/{session}/nothing"), 404, "NOT_FOUND")
     r = api.request("GET", "/v1/sessions/x", headers={"X-Request-Id": "my-id.1"})
@@ -111,6 +120,82 @@ def test_statuses(api, session):
     error(api.request("GET", "/v1/sessions", headers={"Origin": "http://evil.example"}), 403, "FORBIDDEN")
     error(api.request("GET", "/v1/sessions", headers={"Host": "evil.example"}), 403, "FORBIDDEN")
     assert b"pico_sessions{state=\"running\"}" in api.request("GET", "/metrics").body
+
+
+def raw(api, data):
+    """All that the server says to these bytes."""
+    with socket.create_connection(("127.0.0.1", api.port), timeout=20) as s:
+        s.sendall(data)
+        text = b""
+        while piece := s.recv(4096):
+            text += piece
+    head, body = text.split(b"\r\n\r\n", 1)
+    return Reply(int(head.split()[1]), head.decode(), body)
+
+
+def test_requests_that_are_none_or_do_not_come(tmp_path):
+    api = Api(tmp_path, "--request-timeout", "300ms", "--sandbox-address", "127.0.0.1:1", backend="address")
+    s = api.create()["session_id"]
+    host = b"Host: localhost\r\n"
+    late = (b"GET /v1/sess", b"POST /v1/sessions HTTP/1.1\r\n" + host + b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+            f"POST /v1/sandboxes/{s}/commands HTTP/1.1\r\n".encode() + host
+            + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
+    for data in late:
+        r = raw(api, data)
+        error(r, 408, "REQUEST_TIMEOUT")
+        assert "Connection: close" in r.headers
+    error(raw(api, b"garbage\r\n\r\n"), 400, "BAD_REQUEST")
+    error(raw(api, b"POST /v1/sessions HTTP/1.1\r\n" + host + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"),
+          400, "BAD_REQUEST")
+    error(raw(api, b"GET / HTTP/1.1\r\n" + host + b"X: " + b"y" * 70000 + b"\r\n\r\n"), 431, "HEADERS_TOO_LARGE")
+    error(raw(api, b"GET http://localhost/v1/sessions HTTP/1.1\r\n" + host + b"Connection: close\r\n\r\n"), 400, "BAD_REQUEST")
+    assert [x["session_id"] for x in api.sessions()] == [s]
+    api.end()
+
+
+def test_while_it_is_being_made(tmp_path):
+    """An engine that does not answer: the session is there, and nothing can be done with it but to end it."""
+    engine = FakeEngine(tmp_path / "engine")
+    try:
+        api = Api(tmp_path, "--docker", f"unix://{tmp_path}/engine", "--ready-timeout", "2s", backend="docker")
+        r = api.request("POST", "/v1/sessions", headers={"Prefer": "respond-async"})
+        assert r.status == 202 and r.json["status"] == "creating" and r.json["ssh_host_key_fingerprint"] is None
+        s = r.json["session_id"]
+        for verb in ("pause", "resume"):
+            error(api.request("POST", f"/v1/sessions/{s}/{verb}"), 409, "INVALID_STATE")
+        r = api.request("POST", f"/v1/sessions/{s}/commands", {"command": "true"})
+        error(r, 503, "SANDBOX_NOT_READY")
+        assert int(r.headers["Retry-After"]) > 0
+        reply, _ = api.connect(s)
+        assert (reply.status, reply.json["message"], reply.json["detail"]) == (503, "Sandbox not ready", "creating")
+        r = api.request("POST", "/v1/sessions")
+        error(r, 503, "SANDBOX_FAILED")
+        assert "not ready in time" in r.json["message"]
+        wait_for(lambda: api.request("GET", f"/v1/sessions/{s}").json["status"] == "failed")
+        engine.go.set()
+        api.end()
+        assert engine.made == []
+    finally:
+        engine.close()
+
+
+def test_killed_before_the_engine_was_done(tmp_path):
+    """The next server finds no container at its start; the one that comes of it later does not stay."""
+    engine = FakeEngine(tmp_path / "engine")
+    try:
+        api = Api(tmp_path, "--docker", f"unix://{tmp_path}/engine", backend="docker")
+        assert api.request("POST", "/v1/sessions", headers={"Prefer": "respond-async"}).status == 202
+        assert engine.asked.wait(10)
+        api.kill()
+        api.start()
+        wait_for(lambda: "session-lost" in api.text())
+        assert api.sessions() == [] and engine.made == []
+        engine.go.set()
+        wait_for(lambda: engine.made)
+        wait_for(lambda: not engine.made, 20, "the container is removed")
+        api.end()
+    finally:
+        engine.close()
 
 
 def test_idempotency(api):
@@ -207,7 +292,6 @@ def test_files(api, session):
 
 
 def test_upload_that_breaks_off(api, session):
-    import socket
     s = socket.create_connection(("127.0.0.1", api.port))
     s.sendall(f"PUT /v1/sessions/{session}/files?path=half HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n".encode()
               + b"x" * 1000)
@@ -232,24 +316,46 @@ def test_pause_and_resume(api, session):
 
 
 def test_tokens(tmp_path):
-    api = Api(tmp_path, "--jwt-secret", SECRET, "--jwt-audience", "pico", "--max-sessions-per-user", "2")
+    api = Api(tmp_path, "--jwt-secret", SECRET, "--jwt-audience", "pico", "--jwt-issuer", "me", "--max-sessions-per-user", "2")
     now = int(time.time())
-    good = dict(aud="pico")
+    good = dict(aud="pico", iss="me")
     a, b = token(SECRET, "alice", **good), token(SECRET, "bob", **good)
     try:
         assert api.request("GET", "/health").status == 200
         r = api.request("GET", "/v1/sessions")
         error(r, 401, "UNAUTHORIZED")
         assert r.headers["WWW-Authenticate"].startswith("Bearer")
-        none = jwt(SECRET, {"sub": "alice", "exp": now + 60, "aud": "pico"}, {"alg": "none"})
-        for bad in (token(SECRET[::-1], "alice", **good), token(SECRET, "alice"), none, none.rsplit(".", 1)[0] + ".",
-                    token(SECRET, "alice", aud="other"), jwt(SECRET, {"sub": "alice", "exp": now - 60, "aud": "pico"}),
-                    jwt(SECRET, {"sub": "a", "exp": now + 60, "nbf": now + 300, "aud": "pico"}),
-                    jwt(SECRET, {"exp": now + 60, "aud": "pico"}), a[:-2] + ("AA" if a[-2:] != "AA" else "BB"), "x", "a.b.c"):
-            error(api.request("GET", "/v1/sessions", token=bad), 401, "UNAUTHORIZED")
+        ok = {"sub": "alice", "exp": now + 60, **good}
+
+        def header(**h):
+            return jwt(SECRET, ok, {"alg": "HS256", **h})
+
+        def but(**claims):
+            return jwt(SECRET, {k: v for k, v in {**ok, **claims}.items() if v is not None})
+        none = header(alg="none")
+        for fine in (jwt(SECRET, ok), header(typ="at+jwt"), but(aud=["x", "pico"]), but(nbf=now - 5, iat=now), but(exp=now - 5)):
+            assert api.request("GET", "/v1/sessions", token=fine).status == 200
+        for bad, says in ((token(SECRET[::-1], "alice", **good), "signature"), (none, "algorithm"),
+                          (none.rsplit(".", 1)[0] + ".", "algorithm"), (header(alg="RS256"), "algorithm"),
+                          (header(alg="HS512"), "algorithm"), (header(crit=["exp"]), "algorithm"), (but(aud=None), "audience"),
+                          (but(aud="other"), "audience"), (but(aud=["x"]), "audience"), (but(iss=None), "issuer"),
+                          (but(iss="you"), "issuer"), (but(exp=now - 60), "expired"), (but(exp=None), "exp"),
+                          (but(exp=str(now + 60)), "exp"), (but(nbf=now + 300), "not valid yet"), (but(iat=now + 300), "future"),
+                          (but(sub=None), "sub"), (but(sub=""), "sub"), (but(sub=5), "sub"),
+                          (a[:-2] + ("AA" if a[-2:] != "AA" else "BB"), "signature"), ("x", "malformed"), ("a.b.c", "algorithm")):
+            assert says in error(api.request("GET", "/v1/sessions", token=bad), 401, "UNAUTHORIZED")["message"]
+        assert api.request("GET", "/v1/sessions", headers={"Authorization": "Basic " + a}).status == 401
         s = api.create(token=a, ttl=60)["session_id"]
-        for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/pause"), ("GET", "/files?path=x")):
+        for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/pause"), ("POST", "/resume"), ("GET", "/files?path=x"),
+                             ("PUT", "/files?path=x"), ("POST", "/commands"), ("POST", "/code")):
             error(api.request(method, f"/v1/sessions/{s}{path}", token=b), 404, "SESSION_NOT_FOUND")
+        key = {"Idempotency-Key": "one"}
+        mine = api.request("POST", "/v1/sessions", token=a, headers=key).json["session_id"]
+        assert api.request("POST", "/v1/sessions", token=a, headers=key).json["session_id"] == mine
+        other = api.request("POST", "/v1/sessions", token=b, headers=key).json["session_id"]
+        assert other != mine, "a key is its owner's"
+        for t, x in ((a, mine), (b, other)):
+            api.request("DELETE", f"/v1/sessions/{x}", token=t)
         assert api.sessions(token=b) == [] and len(api.sessions(token=a)) == 1
         reply, _ = api.connect(s, token=b)
         assert reply.status == 404 and reply.json["message"] == "Session not found"
@@ -269,6 +375,47 @@ def test_tokens(tmp_path):
     assert api.leftovers() == []
 
 
+def test_reload(tmp_path):
+    """SIGHUP: new certificate and secret for what comes, nothing changes for what is there; or all stays as it was."""
+    first, second = (self_signed(str(tmp_path / n)) for n in ("first", "second"))
+    crt, key, secret = (str(tmp_path / n) for n in ("tls.crt", "tls.key", "secret"))
+
+    def install(name, text):
+        for path, to in ((f"{name}.crt", crt), (f"{name}.key", key)):
+            shutil.copy(tmp_path / path, to)
+        (tmp_path / "secret").write_text(text + "\n")
+    far = socket.create_server(("127.0.0.1", 0))
+    install("first", SECRET)
+    api = Api(tmp_path, "--enable-tls", "--tls-cert", crt, "--tls-key", key, "--jwt-secret-file", secret, "--sandbox-address",
+              f"127.0.0.1:{far.getsockname()[1]}", backend="address")
+    api.tls = first
+    old, new = token(SECRET, "alice"), token(SECRET[::-1], "alice")
+    sock, _ = api.connect(api.create(token=old)["session_id"], token=old)
+    up = far.accept()[0]
+
+    def hup(says):
+        n = api.text().count(says)
+        api.proc.send_signal(signal.SIGHUP)
+        wait_for(lambda: api.text().count(says) > n, 10, says)
+    install("second", SECRET[::-1])
+    hup("reload done")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        api.request("GET", "/health")
+    api.tls = second
+    assert api.request("GET", "/v1/sessions", token=old).status == 401
+    assert len(api.sessions(token=new)) == 1
+    install("first", "short")
+    hup("reload kept=old")
+    install("first", SECRET)
+    shutil.copy(tmp_path / "second.key", key)
+    hup("reload kept=old")
+    assert len(api.sessions(token=new)) == 1
+    for a, b in ((sock, up), (up, sock)):  # the tunnel knows nothing of all that
+        a.sendall(b"still here")
+        assert b.recv(100) == b"still here"
+    api.stop()
+
+
 @pytest.mark.parametrize("kind", ["rsa", "ec", "ed25519"])
 def test_public_keys(tmp_path, kind):
     key, pub = tmp_path / "k.pem", tmp_path / "k.pub"
@@ -279,7 +426,6 @@ def test_public_keys(tmp_path, kind):
     api = Api(tmp_path, "--jwt-public-key", str(pub), "--sandbox-address", "127.0.0.1:1", backend="address")
     try:
         alg = {"rsa": "RS256", "ec": "ES256", "ed25519": "EdDSA"}[kind]
-        from sandboxes import b64
         body = b64(json.dumps({"alg": alg}).encode()) + "." + b64(json.dumps({"sub": "u", "exp": int(time.time()) + 60}).encode())
         msg, sig = tmp_path / "m", tmp_path / "sig"
         msg.write_text(body)

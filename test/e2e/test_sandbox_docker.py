@@ -1,12 +1,11 @@
 """pico-apiserver with backend docker, on the lab's engine."""
 import os
 import subprocess
-import time
 
 import pytest
 
 import sandbox_image
-from lab import CLIS, REMOTE, UnixHTTP, run, wait_for
+from lab import BIN, CLIS, REMOTE, UnixHTTP, run, wait_for
 from sandboxes import Api, banner
 
 pytestmark = pytest.mark.skipif(not CLIS, reason="no docker CLI")
@@ -59,11 +58,23 @@ def test_create_login_delete(api, unix, session):
     assert r.stdout.split(b"\n")[:3] == [b"sandbox", b"/workspace", session["sandbox_name"].encode()]
     assert b"Python 3" in r.stdout and r.stdout.endswith(b"in\n")
     assert api.ssh(sid, "exit 7").returncode == 7
+    assert api.ssh(sid, "tty", "-tt").stdout.startswith(b"/dev/pts/")
     # what the API says of the host key is what ssh saw
     known = os.path.join(api.tmp, f"known_hosts-{sid}")
     assert session["ssh_host_key_fingerprint"] in run("ssh-keygen", "-lf", known).stdout
     assert api.request("DELETE", f"/v1/sessions/{sid}").status == 200
     assert containers(unix, sid) == []
+
+
+def test_test_tunnel(api, session, tmp_path):
+    """The whole of it, through the engine's exec."""
+    blob, back = tmp_path / "blob", tmp_path / "back"
+    blob.write_bytes(os.urandom(3_000_000))
+    tool = [os.path.join(BIN, "test-tunnel"), "-api", f"http://localhost:{api.port}", "-session", session["session_id"]]
+    p = run(*tool, "-upload", f"{blob}:/workspace/blob", "-download", f"blob:{back}")
+    assert "🎉 All tests completed successfully!" in p.stdout and "Current directory: /workspace" in p.stderr
+    assert "does not tell" not in p.stderr and back.read_bytes() == blob.read_bytes()
+    assert "6 runs, 3 at once: 6 passed" in run(*tool, "-n", "6", "-c", "3").stdout
 
 
 def test_much_data_both_ways(api, session):
@@ -163,16 +174,17 @@ def test_restart_adopts_and_removes(image, unix, tmp_path):
     assert containers(unix, kept["session_id"]) == []
 
 
-def test_killed_in_the_middle_of_a_create(image, unix, tmp_path):
+@pytest.mark.parametrize("when", ["created", "running"])
+def test_killed_in_the_middle_of_a_create(image, unix, tmp_path, when):
     before = {c["Id"] for c in containers(unix)}
     a = start(image, tmp_path)
     p = subprocess.Popen(["curl", "-s", "-X", "POST", f"http://127.0.0.1:{a.port}/v1/sessions"], stdout=subprocess.DEVNULL)
-    wait_for(lambda: "session-create" in a.text(), 10, "it began")
+    wait_for(lambda: [c for c in containers(unix) if c["Id"] not in before and when in (c["State"], "created")], 10, when)
     a.kill()
     p.wait()
-    time.sleep(1)  # the engine may still be making it
     a.start()
     wait_for(lambda: {c["Id"] for c in containers(unix)} <= before, 20, "nothing is left")
+    assert a.sessions() == []
     a.end()
 
 

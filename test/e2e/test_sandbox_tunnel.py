@@ -1,10 +1,15 @@
 """pico-apiserver with backend process: the tunnel, SSH through it, time, restarts."""
+import fcntl
 import json
 import os
+import pty
 import resource
+import select
 import signal
 import socket
+import struct
 import subprocess
+import termios
 import threading
 import time
 
@@ -33,6 +38,30 @@ def test_ssh(api, session):
     assert p.stdout.split(b"\n")[:2] == [b"/workspace", b"sandbox"], p.stderr
     assert p.stdout.split(b"\n")[2].startswith(b"Python 3.") and p.returncode == 5
     assert b"Permission denied" in api.ssh(session, "true", password="wrong").stderr
+
+
+def test_terminal(api, session):
+    """A person's shell: with a terminal, its size, and Ctrl-C."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execvpe("ssh", ["ssh", "-tt", *api.ssh_options(session), "sandbox@sandbox"], api.ssh_env())
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+    text = b""
+
+    def until(what):
+        nonlocal text
+        end = time.monotonic() + 30
+        while what not in text:
+            assert time.monotonic() < end and select.select([fd], [], [], 30)[0], text
+            text += os.read(fd, 4096)
+    os.write(fd, b"tty; stty size; echo $TERM | wc -l; sleep 1000; echo x$((6*7))x\n")
+    until(b"33 77")
+    os.write(fd, b"\x03")
+    os.write(fd, b"echo y$((6*7))y; exit 9\n")
+    until(b"y42y")
+    assert b"/dev/pts/" in text and b"x42x" not in text
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    os.close(fd)
 
 
 def test_host_key_is_the_one_that_the_session_says(api, session):
@@ -90,7 +119,17 @@ def test_limits(api, session):
     assert r["stdout"].startswith("512\n")
     if os.access("/sys/fs/cgroup/memory", os.W_OK) or os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
         assert r["exit_code"] != 0, "1.2 GB were had of 1 GB"
-    r = api.run(session, "for i in $(seq 700); do sleep 60 & done 2>&1 | tail -n 1; jobs -p | wc -l", timeout=3)
+    r = api.run(session, """python3 -c '
+import os, signal
+for n in range(700):
+    try:
+        if os.fork() == 0:
+            signal.pause()
+    except BlockingIOError:
+        break
+print(n, flush=True)
+os.killpg(0, 9)'""", timeout=60)
+    assert 400 < int(r["stdout"]) < 512, r
     assert api.run(session, "pkill -9 sleep; sleep 0.1; echo alive")["stdout"].endswith("alive\n")
 
 

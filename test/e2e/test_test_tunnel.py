@@ -1,9 +1,12 @@
 """test-tunnel against a real pico-apiserver with backend process: what its guide shows, as written there."""
 import json
 import os
+import pathlib
 import re
+import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 
 import pytest
@@ -172,20 +175,24 @@ def test_one_dash_or_two(api, session):
         p = tool(api, *args)
         assert p.returncode == 0 and "\ntwo\n" in p.stdout, p.stderr
     for args in ([], ["-session", session, "-nonsense"], ["-session", session, "operand"], ["-session", "../x"],
-                 ["-session", session, "-upload", "x"], ["-session", session, "-n", "0"]):
+                 ["-session", session, "-upload", "x"], ["-session", session, "-n", "0"], ["-session", session, "-c", "2"],
+                 ["-session", session, "-n", "2", "-upload", "/etc/hosts:x"], ["-session", session, "-W", "-n", "2"],
+                 ["-session", session, "-timeout", "0"], ["-session", session, "-timeout", "x"]):
         assert run(TOOL, *args, check=False).returncode == 2, args
     assert run(TOOL, "-api", "ftp://x", "-session", session, check=False).returncode == 2
 
 
 def in_own_network(tmp_path, script):
-    """Runs script in a network of its own, where localhost:8080 is free, beside a server started like make run."""
+    """Runs script in a network of its own, where localhost:8080 is free, beside a server of "make run"."""
     os.symlink(BIN, tmp_path / "bin")
+    flags = f"--state-dir {tmp_path}/state --backend process"
+    start = f"make -C {ROOT} run ARGS='{flags}'" if BIN == os.path.join(ROOT, "bin") else f"./bin/pico-apiserver {flags}"
     (tmp_path / "test_complete.sh").write_text(SCRIPT)
     os.chmod(tmp_path / "test_complete.sh", 0o755)
     (tmp_path / "script.sh").write_text(script)  # a shell of its own: its wait is not for the server
     (tmp_path / "inside.sh").write_text(f'''
 ip link set lo up || exit 99
-./bin/pico-apiserver --state-dir {tmp_path}/state --backend process >api.log 2>&1 &
+setsid {start} >api.log 2>&1 &
 server=$!
 until curl -sf http://localhost:8080/health >/dev/null; do kill -0 $server || exit 98; done
 bash script.sh
@@ -193,7 +200,7 @@ status=$?
 for id in $(curl -s 'http://localhost:8080/v1/sessions?limit=100' | jq -r '.sessions[].session_id'); do
     curl -s -X DELETE http://localhost:8080/v1/sessions/$id >/dev/null
 done
-kill $server; wait $server || exit 97
+kill -INT -- -$server; wait $server || exit 97  # Ctrl-C
 exit $status
 ''')
     return run("unshare", "-n", "bash", "inside.sh", cwd=tmp_path, timeout=600 if FULL else 60, check=False)
@@ -399,6 +406,62 @@ def test_https_and_tokens(tmp_path):
     assert a.proc.returncode == 0 and a.leftovers() == []
 
 
+@pytest.fixture
+def dropbear(tmp_path):
+    """The port of a dropbear that lets user sandbox in by password or by key, and that key."""
+    if not os.path.exists("/usr/sbin/dropbear"):
+        pytest.skip("no dropbear")
+    home, key = pathlib.Path(tempfile.mkdtemp(prefix="dropbear-")), tmp_path / "id"
+    (home / ".ssh").mkdir()
+    run("ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", key)
+    shutil.copy(tmp_path / "id.pub", home / ".ssh" / "authorized_keys")
+    hashed = run("openssl", "passwd", "-6", "sandbox").stdout.strip()
+    (tmp_path / "passwd").write_text(f"root:x:0:0::/root:/bin/sh\nsandbox:x:12345:12345::{home}:/bin/sh\n")
+    (tmp_path / "shadow").write_text(f"root:*:19000::::::\nsandbox:{hashed}:19000:0:99999:7:::\n")
+    run("chown", "-R", "12345:12345", home)
+    run("dropbearkey", "-t", "ed25519", "-f", tmp_path / "host")
+    port = free_port()
+    p = subprocess.Popen(["unshare", "-m", "sh", "-c", f"""
+mount --bind {tmp_path}/passwd /etc/passwd && mount --bind {tmp_path}/shadow /etc/shadow &&
+exec dropbear -F -E -r {tmp_path}/host -p 127.0.0.1:{port} -P {tmp_path}/pid"""], stderr=subprocess.DEVNULL)
+
+    def listens():
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", port)) == 0
+    wait_for(listens, 10, "dropbear")
+    yield port, key
+    p.terminate()
+    p.wait()
+    shutil.rmtree(home)
+
+
+def test_dropbear(dropbear, tmp_path):
+    port, key = dropbear
+    a = Api(tmp_path, "--sandbox-address", f"127.0.0.1:{port}", backend="address")
+    s = a.create()
+    sid = s["session_id"]
+    assert s["ssh_host_key_fingerprint"] is None
+    blob, back = tmp_path / "blob", tmp_path / "back"
+    blob.write_bytes(os.urandom(3_000_000))
+    p = tool(a, "-upload", f"{blob}:there", "-download", f"there:{back}", "-cmd", "cat /etc/passwd | wc -l", session=sid)
+    assert p.returncode == 0, p.stderr
+    assert back.read_bytes() == blob.read_bytes() and "Stdout:\n2\n" in p.stdout
+    assert "does not tell the sandbox's host key; ssh-ed25519 SHA256:" in p.stderr
+    assert tool(a, "-password", "", "-key", key, session=sid).returncode == 0
+    assert error_of(tool(a, "-password", "wrong", session=sid)).startswith("Error: ssh: unable to authenticate")
+    assert error_of(tool(a, "-cmd", "exit 3", session=sid)) == "Error: failed to execute command: exit status 3"
+    assert "8 runs, 4 at once: 8 passed" in tool(a, "-n", "8", "-c", "4", session=sid).stdout
+    # ~/.ssh/known_hosts is asked then
+    home = tmp_path / "laptop"
+    (home / ".ssh").mkdir(parents=True)
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other")
+    other = (tmp_path / "other.pub").read_text().split()
+    (home / ".ssh" / "known_hosts").write_text(f"{sid} {other[0]} {other[1]}\n")
+    p = tool(a, session=sid, env={**os.environ, "HOME": str(home)})
+    assert error_of(p).startswith("Error: failed to establish SSH connection: ssh: handshake failed: ")
+    a.end()
+
+
 def test_paused_sandbox_is_resumed(api, session):
     assert api.request("POST", f"/v1/sessions/{session}/pause").json["status"] == "paused"
     assert tool(api, session=session).returncode == 0
@@ -447,6 +510,19 @@ def test_ssh_scp_sftp_rsync(api, session, tmp_path):
     shell = "ssh " + " ".join(f"'{o}'" for o in options)
     run("rsync", "-a", "-e", shell, f"{folder}/", f"{at}:/workspace/folder/", **kw)
     assert api.run(session, "cat folder/sub/x")["stdout"] == "x"
+
+
+def test_raw_tunnel_ends_with_the_sandboxs_side(tmp_path):
+    """However long ssh holds its own open."""
+    server = OneAnswer(b"SSH-2.0-x\r\n")
+    a = Api(tmp_path, "--sandbox-address", f"127.0.0.1:{server.port}", backend="address")
+    p = subprocess.Popen([TOOL, "-W", "-api", f"http://localhost:{a.port}", "-session", a.create()["session_id"]],
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert p.stdout.read() == b"SSH-2.0-x\r\n" and p.poll() is None
+    p.stdin.close()
+    assert p.wait(10) == 0
+    a.end()
+    server.close()
 
 
 def test_raw_tunnel_says_why_not(api):

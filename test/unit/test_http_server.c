@@ -676,7 +676,16 @@ static void test_limits(void **state)
 	connect_peer(&q); /* a body that stops coming */
 	sim_peer_send(&q, SLICE("POST /echo" H "Content-Length: 10\r\n\r\nabc"));
 	assert_true(sim_until(rx, ended, &q));
-	assert_int_equal(q.code, -ECONNRESET);
+	assert_int_equal(q.code, -ECONNRESET); /* the reply had begun */
+	assert_int_equal(echo.ended, -ETIMEDOUT);
+	sim_peer_end(&q, 0);
+
+	connect_peer(&q); /* one that does not begin */
+	sim_peer_send(&q, SLICE("POST /echo" H "Content-Length: 10\r\n\r\n"));
+	assert_true(sim_until(rx, ended, &q));
+	assert_true(slice_starts(buf_data(&q.in), SLICE("HTTP/1.1 408 Request Timeout\r\n")));
+	assert_true(slice_ends(buf_data(&q.in), SLICE("did not arrive in time\"}\n")));
+	assert_int_equal(q.code, 0);
 	assert_int_equal(echo.ended, -ETIMEDOUT);
 	sim_peer_end(&q, 0);
 
