@@ -139,14 +139,20 @@ ssize_t http_read(struct http_conn *c, void *p, size_t n)
 	return got;
 }
 
+/* Written anew once a second. */
 static int put_date(struct buf *b)
 {
-	char text[40];
+	static char text[40];
+	static size_t len;
+	static time_t at;
 	time_t now = time(NULL);
 	struct tm tm;
 
-	size_t n = strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &tm));
-	return http_put_field(b, SLICE("Date"), slice_of(text, n));
+	if (len == 0 || now != at)
+		len =
+		    strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &tm));
+	at = now;
+	return http_put_field(b, SLICE("Date"), slice_of(text, len));
 }
 
 static bool bodiless(int status)

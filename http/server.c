@@ -178,7 +178,9 @@ static void record_start(struct http_conn *c, const struct http_head *h)
 	slice_cut(h->target, '?', &path, &query);
 	r->started = reactor_now(c->srv->rx);
 	r->path = c->srv->done ? xslicedup(path) : NULL;
-	snprintf(r->method, sizeof(r->method), "%.*s", SLICE_FMT(h->method));
+	size_t n = MIN(h->method.n, sizeof(r->method) - 1);
+	memcpy(r->method, h->method.p, n);
+	r->method[n] = '\0';
 }
 
 /* A request head of n bytes is in c->in. */

@@ -51,14 +51,13 @@ int http_put_request(struct buf *b, struct slice method, struct slice target)
 
 static int put_status(struct buf *b, int status, struct slice reason, uint8_t minor)
 {
-	char code[6];
-
 	if (status < 100 || status > 999 || !is_text(reason))
 		return -EINVAL;
-	snprintf(code, sizeof(code), "%d ", status);
+	char code[] = { (char)('0' + status / 100), (char)('0' + status / 10 % 10),
+			(char)('0' + status % 10), ' ' };
 	return put_parts(b,
 			 (struct slice[]){ minor ? SLICE("HTTP/1.1 ") : SLICE("HTTP/1.0 "),
-					   slice_str(code), reason, SLICE("\r\n") },
+					   slice_of(code, sizeof(code)), reason, SLICE("\r\n") },
 			 4);
 }
 
@@ -76,9 +75,11 @@ int http_put_field(struct buf *b, struct slice name, struct slice value)
 
 int http_put_number(struct buf *b, struct slice name, uint64_t value)
 {
-	char digits[24];
-	snprintf(digits, sizeof(digits), "%llu", (unsigned long long)value);
-	return http_put_field(b, name, slice_str(digits));
+	char digits[20], *p = digits + sizeof(digits);
+	do
+		*--p = (char)('0' + value % 10);
+	while ((value /= 10) > 0);
+	return http_put_field(b, name, slice_of(p, (size_t)(digits + sizeof(digits) - p)));
 }
 
 int http_put_end(struct buf *b)

@@ -16,11 +16,13 @@ static void take_id(struct call *c, const struct http_head *h)
 	for (size_t i = 0; i < id.n && ok; i++)
 		ok = (id.p[i] >= 'a' && id.p[i] <= 'z') || (id.p[i] >= 'A' && id.p[i] <= 'Z') ||
 		     (id.p[i] >= '0' && id.p[i] <= '9') || strchr("._-", id.p[i]);
-	if (ok)
+	uint32_t random[2];
+	if (ok) {
 		snprintf(c->request_id, sizeof(c->request_id), "%.*s", SLICE_FMT(id));
-	else
-		snprintf(c->request_id, sizeof(c->request_id), "%08x%08x", arc4random(),
-			 arc4random());
+		return;
+	}
+	arc4random_buf(random, sizeof(random)); /* one system call */
+	snprintf(c->request_id, sizeof(c->request_id), "%08x%08x", random[0], random[1]);
 }
 
 static void call_run(struct task *t)
