@@ -73,6 +73,7 @@ void held_release(struct session *s)
 		node_mark_dirty(s->side.tree, n);
 	}
 	s->nheld = 0;
+	s->news = true;
 }
 
 static void on_changed(void *arg, struct node *n)
@@ -391,12 +392,12 @@ static void round_run(struct session *s)
 	}
 	if (!why)
 		s->emptied_ok = false;
-	size_t from = s->todo.n;
+	size_t from = s->todo.n, conflicts = s->rec.nconflicts;
 	reconcile(&s->rec, &s->todo);
 	ops_added(s, from);
 	sources_find(s, from);
 	problems_looked(s);
-	s->news |= s->todo.n > from;
+	s->news |= s->todo.n > from || s->rec.nconflicts != conflicts;
 }
 
 /* A fence is through once all that was known when both sides had looked is done, and what that
@@ -424,6 +425,7 @@ static void fences_run(struct session *s)
 				f->rest = rest;
 				continue;
 			}
+			status_say(s);
 			control_reply(s, "fenced", f->n, NULL);
 			list_del(l);
 			free(f);

@@ -254,6 +254,8 @@ void config_end(struct config *);
 void fences_fail(struct session *, const char *why);
 
 /* session_status.c */
+/* At once, if there is something new: what follows is to be understood by it. */
+void status_say(struct session *);
 void status_run(struct session *);
 
 #endif

@@ -125,9 +125,17 @@ static void fence_says(const char *expected)
 	wait_for_text(said, text);
 }
 
+/* What the parent knows when it hears of a fence is of then, and not of up to 100 ms before. */
 static void fence(void)
 {
+	char before[40], text[64];
+	snprintf(before, sizeof(before), "%.32s", status);
 	fence_says("}");
+	snprintf(text, sizeof(text), "{\"fenced\":%d}", number);
+	for (char *l = said, *end = strstr(said, text); l < end; l = strchr(l, '\n') + 1)
+		if (strncmp(l, "{\"status\"", 9) == 0)
+			snprintf(before, sizeof(before), "%.32s", l);
+	assert_non_null(strstr(before, "{\"state\":\"watching\""));
 }
 
 static void wait_for_state(const char *state)
