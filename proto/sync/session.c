@@ -306,7 +306,8 @@ static int on_entry(struct session *s, const struct msg *m)
 static void on_far_problem(struct session *s, const struct msg *m)
 {
 	char why[WIRE_TEXT_MAX + 1];
-	struct node *n = tree_get(s->side.tree, m->path);
+	struct node *n =
+	    m->text.n ? tree_get(s->side.tree, m->path) : tree_find(s->side.tree, m->path);
 	snprintf(why, sizeof(why), "%.*s", SLICE_FMT(m->text));
 	if (n && why[0])
 		problem_set(s, n, PROBLEM_SCAN, SYNC_BETA, why);
