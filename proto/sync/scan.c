@@ -19,7 +19,7 @@ enum {
 	BLIND = 1 << 26,     /* a problem was told */
 };
 
-enum { DENTS_SIZE = 64 * 1024, TRIES = 3, RACY_NS = 20 * 1000 * 1000 };
+enum { DENTS_SIZE = 64 * 1024, TRIES = 3, RACY_NS = 20 * 1000 * 1000, RETRY_MAX = 1000 };
 
 struct queue {
 	struct node **v;
@@ -41,6 +41,7 @@ struct listing {
 struct scan {
 	struct scan_options o;
 	struct queue names, dirs;
+	struct queue blind; /* all that are BLIND */
 	struct listing list;
 	size_t unwatched;
 	int64_t looked_ns;    /* when the last look began */
@@ -86,9 +87,13 @@ static void queue_forget(struct queue *q, const struct node *n)
 {
 	for (size_t i = 0; i < q->n; i++) {
 		struct node **at = &q->v[(q->first + i) & (q->cap - 1)];
-		if (*at == n)
+		if (*at == n) {
 			*at = NULL;
+			break;
+		}
 	}
+	while (q->n > 0 && !q->v[q->first])
+		queue_pop(q);
 }
 
 static void queue_look(struct scan *s, struct node *n, bool written)
@@ -152,6 +157,8 @@ static void tell(struct scan *s, struct node *n, const char *what, int err)
 {
 	char why[200];
 
+	if (!(n->flags & BLIND))
+		queue_put(&s->blind, n);
 	n->flags |= BLIND;
 	snprintf(why, sizeof(why), "%s: %s", what, err_text(err));
 	s->o.problem(s->o.arg, n, why);
@@ -162,7 +169,21 @@ static void seen_well(struct scan *s, struct node *n)
 	if (!(n->flags & BLIND))
 		return;
 	clear(n, BLIND);
+	queue_forget(&s->blind, n);
 	s->o.problem(s->o.arg, n, NULL);
+}
+
+/* Is there, or may there be, something below dir that could not be looked at? */
+static bool blind_below(const struct scan *s, const struct node *dir)
+{
+	for (size_t i = 0; i < MIN(s->blind.n, (size_t)RETRY_MAX); i++) {
+		const struct node *n = s->blind.v[(s->blind.first + i) & (s->blind.cap - 1)];
+		while (n && n != dir)
+			n = n->parent;
+		if (n)
+			return true;
+	}
+	return s->blind.n > RETRY_MAX;
 }
 
 static void tell_full(struct scan *s)
@@ -321,17 +342,18 @@ static void take_dir(struct scan *s, struct node *n, const char *path, struct ve
 	const struct version *old = n->side[SYNC_ALPHA];
 	bool same = old && old->kind == SYNC_DIR && n->stamp.ino == stamp.ino;
 	bool touched = n->stamp.ctime_ns != stamp.ctime_ns;
+	/* Its mode may be what it was for. */
+	bool blind = n->flags & BLIND || (how == BY_NAME && touched && blind_below(s, n));
 
 	if (old && !same)
 		no_dir(s, n);
 	if (old && old->kind == SYNC_DIR && old->mode == v->mode) {
 		version_unref(v);
-		n->stamp = stamp;
-		seen_well(s, n);
+		n->stamp = stamp; /* whether it can be listed is still to be seen */
 	} else {
 		put(s, n, v, stamp);
 	}
-	if (!same || how == BY_DEEP_LIST ||
+	if (!same || blind || how == BY_DEEP_LIST ||
 	    (how == BY_NAME && s->o.watch && !watched_already(s, n, path)))
 		queue_list(s, n, true);
 	else if (how == BY_LIST && touched)
@@ -551,7 +573,8 @@ static void list_end(struct scan *s)
 		next = n->next;
 		if (n->flags & NODE_SEEN)
 			clear(n, NODE_SEEN);
-		else if (n->side[SYNC_ALPHA] && !s->list.failed && !s->list.stop)
+		else if ((n->side[SYNC_ALPHA] || n->flags & BLIND) && !s->list.failed &&
+			 !s->list.stop)
 			list_name(s, n->name);
 	}
 	/* list_name has set NODE_SEEN anew for what is there after all */
@@ -620,6 +643,7 @@ void scan_free(struct scan *s)
 		s->list.stop = true;
 		list_end(s);
 	}
+	free(s->blind.v);
 	free(s);
 }
 
@@ -699,12 +723,30 @@ void scan_poll(struct scan *s)
 	}
 }
 
+void scan_retry(struct scan *s)
+{
+	for (size_t i = MIN(s->blind.n, (size_t)RETRY_MAX); i > 0; i--) {
+		struct node *n = queue_pop(&s->blind);
+		if (!n)
+			continue;
+		queue_put(&s->blind, n);
+		queue_look(s, n, false);
+	}
+}
+
+bool scan_is_blind(const struct node *n)
+{
+	return n->flags & BLIND;
+}
+
 void scan_forget(struct scan *s, struct node *n)
 {
 	if (n->flags & LOOK)
 		queue_forget(&s->names, n);
 	if (n->flags & LIST)
 		queue_forget(&s->dirs, n);
+	if (n->flags & BLIND)
+		queue_forget(&s->blind, n);
 	if (s->list.node == n) {
 		close(s->list.fd);
 		s->list.node = NULL;

@@ -54,6 +54,10 @@ bool scan_ignores(const struct scan *, struct slice path, bool is_dir);
 /* Directories over the limit of watches, which are looked at every few seconds by scan_poll. */
 size_t scan_unwatched(const struct scan *);
 void scan_poll(struct scan *);
+/* Queues what could not be looked at, 1,000 of it at most: what comes next is for the next call. */
+void scan_retry(struct scan *);
+/* Was that a problem, and is one still? */
+bool scan_is_blind(const struct node *);
 /* Queued nodes are forgotten with the node (call from tree_new's forget). */
 void scan_forget(struct scan *, struct node *);
 /* Totals of what the last full scan saw: entries, bytes (of the first one, while it runs: so far).

@@ -45,8 +45,15 @@ static void on_problem(void *arg, struct node *n, const char *why)
 	char path[SYNC_PATH_MAX + 1];
 	ssize_t len = node_path(n, path, sizeof(path));
 	struct slice text = slice_str(why);
-	if (len <= 0 || !channel_room(s->ch))
-		return; /* it is for people to read, who have enough to do by then */
+	n->flags &= ~(uint32_t)NODE_DUE;
+	if (len <= 0 || (!why && !(n->flags & NODE_PROBLEM)))
+		return;
+	if (!channel_room(s->ch)) {
+		n->flags |= NODE_DUE;
+		node_mark_dirty(s->side.tree, n);
+		return;
+	}
+	n->flags = why ? n->flags | NODE_PROBLEM : n->flags & ~(uint32_t)NODE_PROBLEM;
 	text.n = MIN(text.n, WIRE_TEXT_MAX);
 	channel_send(s->ch, &(struct msg){ .type = MSG_PROBLEM,
 					   .path = slice_of(path, (size_t)len),
@@ -81,6 +88,11 @@ static bool tell(struct serve *s)
 		checked = true;
 		struct node *n = tree_pop_dirty(s->side.tree);
 		ssize_t len = node_path(n, path, sizeof(path));
+		if (n->flags & NODE_DUE && scan_is_blind(n))
+			side_look(&s->side, slice_of(path, len > 0 ? (size_t)len : 0), false);
+		else if (n->flags & NODE_DUE)
+			on_problem(s, n, NULL);
+		n->flags &= ~(uint32_t)NODE_DUE;
 		if (len > 0)
 			channel_send(s->ch, &(struct msg){ .type = MSG_ENTRY,
 							   .flags = n->base ? ENTRY_GIVEN : 0,
@@ -99,7 +111,7 @@ static void first_scan_over(struct serve *s)
 		tree_pop_dirty(s->side.tree);
 	struct tree *t = s->side.tree;
 	for (struct node *n = node_next(t, tree_root(t)); n; n = node_next(t, n))
-		if (n->side[SYNC_ALPHA])
+		if (n->side[SYNC_ALPHA] || n->flags & NODE_DUE)
 			node_mark_dirty(t, n);
 	s->scanned = true;
 }

@@ -24,6 +24,9 @@ enum {
 	SIGNATURES_BYTES_MAX = 64 << 20 /* of all files on their way out */
 };
 
+/* Its flags of a node, beside NODE_PROBLEM, which says that the brain was told. */
+enum { NODE_DUE = 64 /* there is news of that, for which there was no room */ };
+
 /* A file that comes in pieces. */
 struct incoming {
 	struct list link;

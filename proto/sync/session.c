@@ -73,6 +73,7 @@ void held_release(struct session *s)
 		node_mark_dirty(s->side.tree, n);
 	}
 	s->nheld = 0;
+	s->news = true;
 }
 
 static void on_changed(void *arg, struct node *n)
@@ -107,6 +108,42 @@ static void on_settled(void *arg, struct node *n)
 
 /* --- the beginning --- */
 
+/* A memory that begins anew has a new name, and the far end is told it: what that was given in the
+ * time of another (GIVEN) counts no more, however soon both are killed. */
+static void epoch_new(struct session *s)
+{
+	uint64_t v;
+	arc4random_buf(&v, sizeof(v));
+	snprintf(s->epoch, sizeof(s->epoch), "%016llx", (unsigned long long)v);
+	s->epoch_is_new = true;
+}
+
+/* The generation: two roots and the epoch. */
+static void epoch_load(struct session *s)
+{
+	char text[sizeof(s->generation)];
+	store_generation(s->store, text, sizeof(text));
+	const char *second = strchr(text, ' '), *third = second ? strchr(second + 1, ' ') : NULL;
+	if (third)
+		snprintf(s->epoch, sizeof(s->epoch), "%s", third + 1);
+	else if (!second)
+		epoch_new(s);
+}
+
+static void generation_set(struct session *s)
+{
+	snprintf(s->generation, sizeof(s->generation), "%s%s%s", s->roots, s->epoch[0] ? " " : "",
+		 s->epoch);
+}
+
+int session_forget(struct session *s)
+{
+	epoch_new(s);
+	generation_set(s);
+	s->remembers = false;
+	return store_reset(s->store, s->generation);
+}
+
 /* Patterns: the configuration's, then the file's at the root. */
 static char *all_patterns(struct session *s)
 {
@@ -127,7 +164,7 @@ static char *all_patterns(struct session *s)
 static void call_far_end(struct session *s)
 {
 	struct slice text = slice_str(s->config.ignore);
-	char generation[64];
+	char mine[64], generation[sizeof(mine) + sizeof(s->epoch)];
 	while (text.n) {
 		struct msg m = { .type = MSG_IGNORE, .data = text };
 		m.data.n = MIN(text.n, WIRE_INLINE);
@@ -137,7 +174,8 @@ static void call_far_end(struct session *s)
 	for (size_t i = 0; i < s->config.nmasks; i++)
 		channel_send(s->ch, &(struct msg){ .type = MSG_MASK,
 						   .path = slice_str(s->config.masks[i]) });
-	root_generation(s->side.root, generation);
+	root_generation(s->side.root, mine);
+	snprintf(generation, sizeof(generation), "%s%s%s", mine, s->epoch[0] ? " " : "", s->epoch);
 	uid_t uid;
 	gid_t gid;
 	root_owner(s->side.root, &uid, &gid);
@@ -169,6 +207,7 @@ int session_begin(struct session *s)
 	s->store = store_open(s->config.store, &r, why, sizeof(why));
 	if (!s->store)
 		return session_fail(s, r, "%s", why);
+	epoch_load(s);
 	r = side_open(&s->side, s->rx, &s->task, o, why, sizeof(why));
 	s->has_side = true;
 	if (r < 0)
@@ -202,11 +241,15 @@ static int on_opened(struct session *s, const struct msg *m)
 	s->opened = true;
 	snprintf(s->far_watch, sizeof(s->far_watch), "%.*s", SLICE_FMT(m->data));
 	root_generation(s->side.root, mine);
-	snprintf(s->generation, sizeof(s->generation), "%s %.*s", mine, SLICE_FMT(m->text));
+	snprintf(s->roots, sizeof(s->roots), "%s %.*s", mine, SLICE_FMT(m->text));
+	generation_set(s);
 	int r = store_load(s->store, s->side.tree, true, s->generation, why, sizeof(why));
 	if (r < 0)
 		return session_fail(s, r, "%s", why);
 	s->remembers = r == 0;
+	/* What it remembers is of other roots; the far end may know of these from long ago. */
+	if (r == 1 && !s->epoch_is_new && (r = session_forget(s)) < 0)
+		return session_fail(s, r, "cannot forget what was synced: %s", err_text(r));
 	if (s->reset_first)
 		session_reset(s);
 	r = side_start(&s->side, &s->side_options, why, sizeof(why));
@@ -263,7 +306,8 @@ static int on_entry(struct session *s, const struct msg *m)
 static void on_far_problem(struct session *s, const struct msg *m)
 {
 	char why[WIRE_TEXT_MAX + 1];
-	struct node *n = tree_get(s->side.tree, m->path);
+	struct node *n =
+	    m->text.n ? tree_get(s->side.tree, m->path) : tree_find(s->side.tree, m->path);
 	snprintf(why, sizeof(why), "%.*s", SLICE_FMT(m->text));
 	if (n && why[0])
 		problem_set(s, n, PROBLEM_SCAN, SYNC_BETA, why);
@@ -391,12 +435,12 @@ static void round_run(struct session *s)
 	}
 	if (!why)
 		s->emptied_ok = false;
-	size_t from = s->todo.n;
+	size_t from = s->todo.n, conflicts = s->rec.nconflicts;
 	reconcile(&s->rec, &s->todo);
 	ops_added(s, from);
 	sources_find(s, from);
 	problems_looked(s);
-	s->news |= s->todo.n > from;
+	s->news |= s->todo.n > from || s->rec.nconflicts != conflicts;
 }
 
 /* A fence is through once all that was known when both sides had looked is done, and what that
@@ -424,6 +468,7 @@ static void fences_run(struct session *s)
 				f->rest = rest;
 				continue;
 			}
+			status_say(s);
 			control_reply(s, "fenced", f->n, NULL);
 			list_del(l);
 			free(f);

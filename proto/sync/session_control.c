@@ -162,12 +162,11 @@ void session_reset(struct session *s)
 		s->reset_first = true; /* when it is loaded */
 		return;
 	}
-	int r = store_reset(s->store, s->generation);
+	int r = session_forget(s);
 	if (r < 0) {
 		session_fail(s, r, "cannot forget what was synced: %s", err_text(r));
 		return;
 	}
-	s->remembers = false;
 	for (struct node *n = node_next(t, tree_root(t)); n; n = node_next(t, n)) {
 		node_set_base(t, n, NULL);
 		node_mark_dirty(t, n);

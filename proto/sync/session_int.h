@@ -144,7 +144,9 @@ struct session {
 	struct side_options side_options;
 	bool has_side;
 	struct store *store;
-	char generation[160];
+	char epoch[20]; /* what this memory is called; empty: it has no name */
+	bool epoch_is_new;
+	char roots[130], generation[160];
 	bool remembers; /* the store has a base for it */
 	bool noted;
 	uint64_t check_at;
@@ -192,6 +194,8 @@ struct session {
 int session_fail(struct session *, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* Forgets the base, at once or as soon as there is one. */
 void session_reset(struct session *);
+/* The store's part of it: 0 or -errno. */
+int session_forget(struct session *);
 /* Halts if alpha's root is gone, or another. */
 void session_look_at_root(struct session *);
 void session_halt(struct session *, bool restart, const char *fmt, ...) PRINTF_LIKE(3, 4);
@@ -254,6 +258,8 @@ void config_end(struct config *);
 void fences_fail(struct session *, const char *why);
 
 /* session_status.c */
+/* At once, if there is something new: what follows is to be understood by it. */
+void status_say(struct session *);
 void status_run(struct session *);
 
 #endif

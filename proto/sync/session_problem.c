@@ -80,6 +80,7 @@ void problem_clear(struct session *s, struct node *n, enum problem_kind kind, en
 	if (has_any(s, n))
 		return;
 	n->flags &= ~(uint32_t)NODE_PROBLEM;
+	node_mark_dirty(s->side.tree, n); /* it was left as it was */
 	if (n->parent && n->parent->parent)
 		node_mark_dirty(s->side.tree, n->parent); /* it may have kept its directory */
 }

@@ -207,19 +207,24 @@ static void put_status(struct session *s, struct json_writer *w)
 	json_put_end(w);
 }
 
+void status_say(struct session *s)
+{
+	struct json_writer w;
+	if (!s->news || s->control_out.len >= 65536)
+		return;
+	json_writer_begin(&w, &s->control_out);
+	put_status(s, &w);
+	if (json_writer_end(&w) == 0)
+		buf_puts(&s->control_out, "\n");
+	s->news = false;
+	s->status_at = reactor_now(s->rx) + STATUS_MS;
+}
+
 void status_run(struct session *s)
 {
-	uint64_t now = reactor_now(s->rx);
-	if (s->configured && (s->news || s->code) && (now >= s->status_at || s->code) &&
-	    s->control_out.len < 65536) {
-		struct json_writer w;
-		json_writer_begin(&w, &s->control_out);
-		put_status(s, &w);
-		if (json_writer_end(&w) == 0)
-			buf_puts(&s->control_out, "\n");
-		s->news = false;
-		s->status_at = now + STATUS_MS;
-	}
+	s->news |= s->code != 0;
+	if (s->configured && (reactor_now(s->rx) >= s->status_at || s->code))
+		status_say(s);
 	while (s->control_out.len) {
 		struct slice d = buf_data(&s->control_out);
 		ssize_t n = stream_write(s->control, d.p, d.n);

@@ -308,6 +308,7 @@ static void poll_due(struct side *s)
 			scan_below(s->scan, NULL);
 		else if (scan_unwatched(s->scan))
 			scan_poll(s->scan);
+		scan_retry(s->scan);
 		root_tidy(s->root, TIDY_MS);
 	}
 	if (!timer_is_set(&s->timer))
@@ -342,6 +343,7 @@ void side_settle(struct side *s)
 	held_release(s, true);
 	if (scan_unwatched(s->scan))
 		scan_poll(s->scan);
+	scan_retry(s->scan);
 }
 
 bool side_idle(const struct side *s)

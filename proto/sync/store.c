@@ -70,6 +70,17 @@ struct store *store_open(const char *dir, int *err, char *why, size_t whylen)
 	return NULL;
 }
 
+void store_generation(const struct store *s, char *out, size_t outlen)
+{
+	char head[RECORD_MAX];
+	struct record r = { 0 };
+	ssize_t n = pread(s->fd, head, sizeof(head), 0);
+	*out = '\0';
+	if (n > 0 && record_get(slice_of(head, (size_t)n), &r) > 0 && r.type == RECORD_GENERATION)
+		snprintf(out, outlen, "%.*s", SLICE_FMT(r.text));
+	version_unref(r.v);
+}
+
 /* -- writing -- */
 
 static int write_at(int fd, const char *p, size_t n, uint64_t at, size_t *done)

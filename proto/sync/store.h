@@ -24,6 +24,10 @@ void store_close(struct store *);
  */
 int store_load(struct store *, struct tree *, bool base, const char *generation, char *why,
 	       size_t whylen);
+/* What the file is of now: the generation that it was last written for, before and after
+ * store_load.
+ * "": it is new. */
+void store_generation(const struct store *, char *out, size_t outlen);
 /* Notes the node as it is now: its base (brain) or side[ALPHA] (far worker, and whether the
  * base is that very version: see serve.c), and the stamp, if
  * side[ALPHA] is the same version. Buffered until store_flush. */

@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -273,12 +274,97 @@ static void nothing_outside_changes(void **state)
 	      "find outside -printf '%p %m %T@ %C@ %s %i\\n' | sort >after; cmp before after");
 }
 
+/* What others do at the very moment between the look at a path and the change of it: the calls
+ * that make it go through here. */
+static struct {
+	struct sync_root *f; /* NULL: nothing is done */
+	const char *command[2];
+	unsigned calls;
+} meanwhile;
+
+static void others_do(void)
+{
+	if (!meanwhile.f || meanwhile.calls >= ARRAY_LEN(meanwhile.command))
+		return;
+	const char *command = meanwhile.command[meanwhile.calls++];
+	if (command)
+		shell(meanwhile.f->base, command);
+}
+
+int renameat2(int dir, const char *name, int to, const char *toname, unsigned flags)
+{
+	if (flags & RENAME_EXCHANGE)
+		others_do();
+	return (int)syscall(SYS_renameat2, dir, name, to, toname, flags);
+}
+
+int renameat(int dir, const char *name, int to, const char *toname)
+{
+	if (strcmp(name, "p") == 0)
+		others_do();
+	return (int)syscall(SYS_renameat2, dir, name, to, toname, 0);
+}
+
+int linkat(int dir, const char *name, int to, const char *toname, int flags)
+{
+	if (strcmp(name, "p") == 0)
+		others_do();
+	return (int)syscall(SYS_linkat, dir, name, to, toname, flags);
+}
+
+/* A change of p (0 to 4: see change; 5: its removal) for which others are faster. */
+static void too_late(struct sync_root *f, unsigned what, const char *first, const char *then,
+		     const char *left)
+{
+	shell(f->base, "rm -rf root/p state/0123/trash/*; echo old >root/p; echo mine >mine/1;"
+		       "echo newer >mine/2");
+	struct expect e = expect_now(f, "p"), src = expect_now(f, "source");
+	meanwhile.f = f;
+	meanwhile.command[0] = first;
+	meanwhile.command[1] = then;
+	meanwhile.calls = 0;
+	int err = change(f, what, &e, &src);
+	meanwhile.f = NULL;
+	assert_int_equal(-ESTALE, err);
+	assert_true(meanwhile.calls >= (then ? 2 : 1));
+	expect_free(&e);
+	expect_free(&src);
+	char *text = output_of(f, "cat root/p");
+	assert_string_equal(left, text);
+	free(text);
+	assert_int_equal(0, rmdir(at(f->store, "stage")));
+	sync_root_reopen(f, false);
+}
+
+static void others_are_faster(void **state)
+{
+	struct sync_root *f = *state;
+	file_put(at(f->path, "source"), "source");
+	for (unsigned what = 0; what < 6; what++) {
+		if (what == 1 || what == 2)
+			continue; /* as 0 */
+		too_late(f, what, "mv mine/1 root/p", NULL, "mine\n");
+		too_late(f, what, "echo more >>root/p", NULL, "old\nmore\n");
+		if (what == 5)
+			continue; /* no exchange */
+		/* And once more while theirs is put back. */
+		too_late(f, what, "mv mine/1 root/p", "mv mine/2 root/p", "newer\n");
+		shell(f->base, "grep -qr mine state/0123/trash");
+		too_late(f, what, "mv mine/1 root/p", "echo more >>root/p", "mine\n");
+		shell(f->base, "grep -qr more state/0123/trash root");
+		too_late(f, what, "mv mine/1 root/p", "mv root/p mine/3", "mine\n");
+		f->r->no_exchange = true;
+		too_late(f, what, "mv mine/1 root/p", NULL, "mine\n");
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 		TEST(nothing_written_is_lost_with_exchange),
 		TEST(nothing_outside_changes),
+		TEST(others_are_faster),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -125,9 +125,17 @@ static void fence_says(const char *expected)
 	wait_for_text(said, text);
 }
 
+/* What the parent knows when it hears of a fence is of then, and not of up to 100 ms before. */
 static void fence(void)
 {
+	char before[40], text[64];
+	snprintf(before, sizeof(before), "%.32s", status);
 	fence_says("}");
+	snprintf(text, sizeof(text), "{\"fenced\":%d}", number);
+	for (char *l = said, *end = strstr(said, text); l < end; l = strchr(l, '\n') + 1)
+		if (strncmp(l, "{\"status\"", 9) == 0)
+			snprintf(before, sizeof(before), "%.32s", l);
+	assert_non_null(strstr(before, "{\"state\":\"watching\""));
 }
 
 static void wait_for_state(const char *state)
@@ -472,6 +480,62 @@ static void test_anew(void **state)
 	both_alike();
 }
 
+static void paused(void)
+{
+	say("{\"pause\":true}");
+	wait_for_state("paused");
+}
+
+/* What was forgotten stays so if all is killed before anything has come of it: the far end has no
+ * say, though it knows what the brain had given it. */
+static void test_forgotten(void **state)
+{
+	(void)state;
+	shell(dir, "cd alpha; mkdir d; echo 1 >d/a; echo 2 >b; echo 3 >c");
+	pair_start(SAFE);
+	fence();
+	pair_end();
+	/* Killed before that was noted: then it has. */
+	shell(dir, "cp store-a/state noted; echo 33 >alpha/c; echo 4 >alpha/e");
+	pair_start(SAFE);
+	fence();
+	pair_end();
+	shell(dir, "cp noted store-a/state; echo 5 >alpha/c; rm alpha/e");
+	pair_start(SAFE);
+	fence();
+	wait_for_text(status, "\"conflicts_total\":0");
+	shell(dir, "grep -q 5 beta/c && test ! -e beta/e");
+	/* A person's word. */
+	paused();
+	shell(dir, "rm -r alpha/d");
+	say("{\"reset\":true}");
+	fence_says(",\"error\":\"the sync is paused\"");
+	pair_end();
+	pair_start(SAFE);
+	fence();
+	shell(dir, "grep -q 1 alpha/d/a && grep -q 1 beta/d/a");
+	both_alike();
+	shell(dir, "echo 6 >alpha/d/new");
+	fence();
+	pair_end();
+	shell(dir, "rm -r alpha/d");
+	pair_start(SAFE);
+	say("{\"reset\":true}"); /* before there is anything to forget */
+	fence();
+	shell(dir, "grep -q 6 alpha/d/new && grep -q 6 beta/d/new");
+	/* Its memory is lost. */
+	pair_end();
+	shell(dir, "rm -r store-a alpha/d");
+	pair_start(SAFE);
+	paused();
+	wait_for_text(status, "\"alpha\":{\"entries\":2,");
+	pair_end();
+	pair_start(SAFE);
+	fence();
+	shell(dir, "grep -q 1 alpha/d/a && grep -q 1 beta/d/a");
+	both_alike();
+}
+
 static void test_refused(void **state)
 {
 	(void)state;
@@ -505,6 +569,7 @@ int main(void)
 		TEST(test_only_one_file),
 		TEST(test_killed),
 		TEST(test_anew),
+		TEST(test_forgotten),
 		TEST(test_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
