@@ -65,11 +65,18 @@ static int move_new(int dir, const char *name, int to, const char *toname)
 	return 0;
 }
 
+static int thing_move(struct root *r, const struct thing *t, int dir, const char *name)
+{
+	if (*t->name)
+		return move_new(r->stage, t->name, dir, name);
+	return linkat(t->fd, "", dir, name, AT_EMPTY_PATH) == -1 ? -errno : 0;
+}
+
 int thing_add(struct root *r, const struct thing *t, struct place *p)
 {
 	int err;
 	do {
-		err = move_new(r->stage, t->name, p->dir, p->name);
+		err = thing_move(r, t, p->dir, p->name);
 	} while (place_unlock(p, err));
 	return err == -EEXIST ? -ESTALE : err;
 }
@@ -220,12 +227,14 @@ int thing_swap(struct root *r, const struct thing *t, struct place *p, const cha
 	if (dir < 0)
 		return dir;
 	/* Under the name that the old one is to have: one rename does both. */
-	err = renameat(r->stage, t->name, dir, name) == -1 ? -errno : 0;
+	err = thing_move(r, t, dir, name);
 	if (err < 0)
 		return err;
 	err = swap_named(r, dir, name, p, path, e, t->fd, &left);
-	if (err < 0 && left)
+	if (err < 0 && left && *t->name)
 		renameat(dir, name, r->stage, t->name);
+	else if (err < 0 && left)
+		unlinkat(dir, name, 0);
 	return err;
 }
 

@@ -15,8 +15,8 @@ enum {
 };
 
 /* A file of 1 MiB or more has a name in the stage, n and a hash of what it is to be, so that it is
- * still there after kill -9; given up, it is p and the hash. Smaller ones are t and a number, and
- * go at the next start. (O_TMPFILE and linkat(2) are no faster on ext4.) */
+ * still there after kill -9; given up, it is p and the hash. Smaller ones have none (O_TMPFILE), or
+ * where that cannot be t and a number, and go at the next start. */
 struct put {
 	struct root *r;
 	char *path;
@@ -25,9 +25,9 @@ struct put {
 	unsigned mode;
 	uint64_t size, off, end; /* end: of what was written, holes are not */
 	int64_t mtime_ns;
-	int err;           /* the first one */
-	struct statx seen; /* of the basis, when it was opened */
-	char name[STAGE_NAME];
+	int err;               /* the first one */
+	struct statx seen;     /* of the basis, when it was opened */
+	char name[STAGE_NAME]; /* "": it has none */
 };
 
 /* out: room for STAGE_NAME. */
@@ -128,6 +128,10 @@ static int put_file(struct put *p)
 {
 	struct root *r = p->r;
 	int flags = O_RDWR | O_CLOEXEC;
+	if (!*p->name && r->nameless) {
+		p->fd = openat(r->stage, ".", flags | O_TMPFILE, p->mode);
+		return p->fd == -1 ? -errno : 0;
+	}
 	if (!*p->name)
 		stage_name(r, p->name);
 	else
@@ -313,7 +317,7 @@ void put_abort(struct put *p)
 	bool room = p->err != -ENOSPC && p->err != -EDQUOT;
 	if (p->fd >= 0 && p->name[0] == 'n' && room)
 		partial_keep(p->r->stage, p->name);
-	else if (p->fd >= 0)
+	else if (p->fd >= 0 && *p->name)
 		unlinkat(p->r->stage, p->name, 0);
 	put_free(p);
 }
@@ -357,9 +361,20 @@ static void put_owner(const struct put *p, const struct place *place, const stru
 	}
 }
 
+/* To close what was written to, once it has its place, would be news there of a file that was
+ * written to, which would be read again. (Without a name it stays news of the stage.) */
+static int put_reopen(struct put *p)
+{
+	int fd = openat(p->r->stage, p->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd == -1)
+		return -errno;
+	close(p->fd);
+	p->fd = fd;
+	return 0;
+}
+
 static int put_place(struct put *p, struct place *place, const struct expect *e, struct statx *sx)
 {
-	struct thing t = { .fd = p->fd, .name = p->name };
 	int err = 0;
 	sx->stx_mask = 0;
 	if (e->v)
@@ -367,6 +382,11 @@ static int put_place(struct put *p, struct place *place, const struct expect *e,
 	if (err < 0)
 		return err;
 	put_owner(p, place, sx);
+	if (*p->name)
+		err = put_reopen(p);
+	if (err < 0)
+		return err;
+	struct thing t = { .fd = p->fd, .name = p->name };
 	if (e->v)
 		err = thing_swap(p->r, &t, place, p->path, e);
 	else
@@ -375,7 +395,9 @@ static int put_place(struct put *p, struct place *place, const struct expect *e,
 		err = look_stat(p->fd, "", sx);
 	/* A default ACL (acl(5)) of the stage may have taken bits away. */
 	if (err == 0 && (sx->stx_mode & 07777) != p->mode)
-		err = fchmod(p->fd, p->mode) == -1 ? -errno : look_stat(p->fd, "", sx);
+		err = path_chmod(p->fd, p->mode);
+	if (err == 0 && (sx->stx_mode & 07777) != p->mode)
+		err = look_stat(p->fd, "", sx);
 	return err;
 }
 
@@ -457,7 +479,7 @@ int put_end(struct put *p, const struct expect *e, struct stamp *stamp)
 		err = place_open(p->r, p->path, &place);
 	if (err == 0 && p->r->in_place && e->v && e->v->kind == SYNC_FILE) {
 		err = put_over(p, &place, e, &sx);
-		if (err == 0)
+		if (err == 0 && *p->name)
 			unlinkat(p->r->stage, p->name, 0);
 	} else if (err == 0) {
 		err = put_place(p, &place, e, &sx);

@@ -60,6 +60,40 @@ int root_open_at(struct root *r, const char *path, int flags)
 	return open_below(r->fd, *path ? path : ".", flags);
 }
 
+static void batch_forget(struct root *r)
+{
+	if (r->batch.dir != -1)
+		close(r->batch.dir);
+	r->batch.dir = -1;
+	r->batch.n = 0;
+}
+
+void root_batch(struct root *r)
+{
+	root_batch_end(r);
+	if (r)
+		r->batch.on = true;
+}
+
+void root_batch_end(struct root *r)
+{
+	if (!r)
+		return;
+	BUG_ON(r->batch.users);
+	batch_forget(r);
+	r->batch.on = r->batch.ready = false;
+}
+
+static int batch_take(struct root *r, struct place *p)
+{
+	p->lent = r;
+	p->dir = r->batch.dir;
+	r->batch.users++;
+	return 0;
+}
+
+/* Only the parent of the last place is kept, and we move and remove only what is in the parent of a
+ * place: so it is never one that we have moved ourselves, nor below one. */
 int place_open(struct root *r, const char *path, struct place *p)
 {
 	char parent[SYNC_PATH_MAX + 1];
@@ -68,13 +102,29 @@ int place_open(struct root *r, const char *path, struct place *p)
 		return -EINVAL;
 	const char *slash = strrchr(path, '/');
 	size_t n = slash ? (size_t)(slash - path) : 0;
+	p->name = slash ? slash + 1 : path;
+	if (n > 0 && n == r->batch.n && memcmp(path, r->batch.path, n) == 0)
+		return batch_take(r, p);
+	if (r->batch.users == 0)
+		batch_forget(r);
+	if (n == 0) {
+		p->dir = r->fd;
+		return 0;
+	}
 	memcpy(parent, path, n);
 	parent[n] = '\0';
-	p->name = slash ? slash + 1 : path;
-	p->dir = open_below(r->fd, n ? parent : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (p->dir == -ENOTDIR || p->dir == -ELOOP)
-		return -ENOENT;
-	return p->dir < 0 ? p->dir : 0;
+	int fd = open_below(r->fd, parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return fd == -ENOTDIR || fd == -ELOOP ? -ENOENT : fd;
+	if (r->batch.on && r->batch.users == 0) {
+		r->batch.dir = fd;
+		r->batch.n = n;
+		memcpy(r->batch.path, path, n);
+		return batch_take(r, p);
+	}
+	p->dir = fd;
+	p->own = true;
+	return 0;
 }
 
 int path_chmod(int fd, unsigned mode)
@@ -100,7 +150,9 @@ void place_close(struct place *p)
 {
 	if (p->mode != -1)
 		path_chmod(p->dir, (unsigned)p->mode);
-	if (p->dir >= 0)
+	if (p->lent)
+		p->lent->batch.users--;
+	if (p->own)
 		close(p->dir);
 	*p = (struct place){ .dir = -1, .mode = -1 };
 }
@@ -294,6 +346,18 @@ static bool same_filesystem(int dir, const struct root *r)
 	       renameat(dir, ".none", r->fd, SYNC_PRIVATE ".none") == -1 && errno == ENOENT;
 }
 
+/* Can a file without a name be given one? (Where the fd is enough: the capability
+ * CAP_DAC_READ_SEARCH, or Linux 6.10.) */
+static bool can_link(int dir)
+{
+	int fd = openat(dir, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+	bool can = fd != -1 && linkat(fd, "", dir, "probe", AT_EMPTY_PATH) == 0;
+	if (fd != -1)
+		close(fd);
+	unlinkat(dir, "probe", 0);
+	return can;
+}
+
 static int private_use(struct root *r, int dir)
 {
 	int trash = -1, err = 0;
@@ -304,6 +368,8 @@ static int private_use(struct root *r, int dir)
 		err = trash;
 	else
 		err = trash_init(&r->trash, trash, r->trash_max);
+	if (err == 0)
+		r->nameless = can_link(r->stage);
 	if (err < 0 && r->stage >= 0)
 		close(r->stage);
 	if (err < 0)
@@ -361,11 +427,20 @@ static bool is_gone(int fd)
 	return fstat(fd, &st) == -1 || st.st_nlink == 0;
 }
 
+int root_stage(const struct root *r)
+{
+	return r->stage;
+}
+
 int root_ready(struct root *r)
 {
-	if (r->stage != -1 && !is_gone(r->stage) && !is_gone(r->trash.dir) &&
-	    (r->trash.now == -1 || !is_gone(r->trash.now)))
+	if (r->batch.ready)
 		return 0;
+	if (r->stage != -1 && !is_gone(r->stage) && !is_gone(r->trash.dir) &&
+	    (r->trash.now == -1 || !is_gone(r->trash.now))) {
+		r->batch.ready = r->batch.on;
+		return 0;
+	}
 	if (r->stage != -1)
 		close(r->stage);
 	r->stage = -1;
@@ -418,6 +493,7 @@ struct root *root_open(const struct root_options *o, int *err, char *why, size_t
 			    .owner_gid = st.st_gid,
 			    .uid = o->uid,
 			    .gid = o->gid,
+			    .batch = { .dir = -1, .path = xmalloc(SYNC_PATH_MAX) },
 			    .trash = { .dir = -1, .now = -1 } };
 	if (r->owned && st.st_uid == 0 && fchown(fd, r->uid, r->gid) == -1)
 		r->owned = false;
@@ -432,10 +508,12 @@ void root_close(struct root *r)
 {
 	if (!r)
 		return;
+	root_batch_end(r);
 	trash_end(&r->trash);
 	if (r->stage != -1)
 		close(r->stage);
 	close(r->fd);
+	free(r->batch.path);
 	free(r->path);
 	free(r->store);
 	free(r);

@@ -9,8 +9,9 @@
  * ".tstunnel-sync/ID" in the root, which no scan sees and no path leads to (ID: the last name of
  * options.store). trash.h says how the trash is laid out.
  *
- * No descriptor of a directory is kept from one operation to the next: it would follow the
- * directory out of the root. Opening the parent anew costs 2 us.
+ * A descriptor of a directory follows it out of the root if it is moved. So none is kept, but for
+ * that of the last one between root_batch and root_batch_end, which is as if all that is done there
+ * had been done before the move.
  */
 #ifndef SYNC_ROOT_H
 #define SYNC_ROOT_H
@@ -41,12 +42,20 @@ struct root_options {
  * root that cannot be written to is opened all the same: changes say why they fail. */
 struct root *root_open(const struct root_options *, int *err, char *why, size_t whylen);
 void root_close(struct root *);
+/* The descriptor (lent) of the directory where files are before they have their place, or -1. */
+int root_stage(const struct root *);
 /* Is it still there? 0; -ENOENT: gone; -ENOTDIR: something else is there; -ESTALE: another
  * directory is. */
 int root_check(struct root *);
 /* Which directory it is (inode and time of birth, statx(2)): a root that was made anew has another.
  */
 void root_generation(const struct root *, char out[64]);
+
+/* Begins a batch of operations (looks, changes), which must be done in a few milliseconds, and
+ * which nothing comes between that tells of changes by others: after such news, what was known of a
+ * directory would be of another one. Ends the last one, too. NULL is ignored. */
+void root_batch(struct root *);
+void root_batch_end(struct root *);
 
 /* Who the root belonged to when it was opened. */
 void root_owner(const struct root *, uid_t *, gid_t *);

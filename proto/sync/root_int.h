@@ -22,9 +22,18 @@ struct root {
 	uid_t uid, owner_uid;
 	gid_t gid, owner_gid;
 	bool no_exchange; /* it has no RENAME_EXCHANGE */
+	bool nameless;    /* O_TMPFILE and linkat(2) work in the stage */
 	dev_t dev;
 	ino_t ino;
 	uint64_t seq; /* of names in the stage */
+	/* The directory of the last place, in a batch. */
+	struct {
+		bool on, ready; /* ready: root_ready has looked */
+		int dir;        /* O_PATH, or -1 */
+		unsigned users; /* places that have it */
+		char *path;     /* room for SYNC_PATH_MAX */
+		size_t n;
+	} batch;
 	struct trash trash;
 };
 
@@ -33,11 +42,13 @@ struct root {
 int root_ready(struct root *);
 
 /* A place in the root: the directory, and the name in it. It is opened for one operation and closed
- * behind it: a descriptor that is kept would follow a directory that is moved out of the root. */
+ * behind it, or kept for the batch. */
 struct place {
-	int dir;          /* O_PATH */
-	const char *name; /* in the caller's path */
-	int mode;         /* of the directory, to be given back, or -1 */
+	struct root *lent; /* whose batch the dir is from, or NULL */
+	bool own;          /* to be closed */
+	int dir;           /* O_PATH, or the root */
+	const char *name;  /* in the caller's path */
+	int mode;          /* of the directory, to be given back, or -1 */
 };
 /* 0, or -errno: -ENOENT when the directory is missing, or a file or a symlink; -EINVAL for a path
  * that holds "..", SYNC_PRIVATE and the like. */
@@ -70,12 +81,12 @@ bool expect_same(const struct expect *, int dir, const char *name, const struct 
 /* What is to be put in place. */
 struct thing {
 	int fd;           /* open on it, maybe O_PATH */
-	const char *name; /* in the stage */
+	const char *name; /* in the stage; "": it has none yet */
 };
 /* Where nothing is. 0, -ESTALE, -errno. */
 int thing_add(struct root *, const struct thing *, struct place *);
 /* In exchange for what is expected there, which goes to the trash. When it fails, the thing has its
- * name in the stage again; if others have seen it, it is in the trash. */
+ * name in the stage again, if it had one; if others have seen it, it is in the trash. */
 int thing_swap(struct root *, const struct thing *, struct place *, const char *path,
 	       const struct expect *);
 /* A name for the stage that nothing has. */

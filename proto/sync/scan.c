@@ -697,9 +697,12 @@ bool scan_step(struct scan *s, unsigned ms)
 {
 	uint64_t end = now_ns() + (uint64_t)ms * 1000000;
 
+	/* What is to be looked at is known before, so what is opened now is newer. */
+	root_batch(s->o.root);
 	do {
 		step(s);
 	} while (!scan_idle(s) && now_ns() < end);
+	root_batch_end(s->o.root);
 	return !scan_idle(s);
 }
 

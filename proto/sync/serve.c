@@ -289,7 +289,10 @@ static void serve_run(struct task *t)
 	struct serve *s = container_of(t, struct serve, task);
 	if (s->ended_called)
 		return;
+	root_batch(s->side.root);
 	bool more = messages(s);
+	serve_smalls_end(s);
+	root_batch_end(s->side.root);
 	if (s->opened && s->code == 0) {
 		more |= disk(s);
 		more |= serve_outgoing(s);

@@ -16,6 +16,7 @@
 
 enum {
 	PUTS_MAX = 32,
+	SMALLS_MAX = 32,
 	OUTGOING_MAX = 32,
 	SETTLES_MAX = 64,
 	MASKS_MAX = 10000,
@@ -32,6 +33,14 @@ struct incoming {
 	struct list link;
 	uint32_t id;
 	int basis; /* its signature was told; -1: none */
+	struct put *put;
+	struct version *want, *expect;
+	char *path;
+};
+
+/* A small file, all of it in the stage. */
+struct small {
+	uint32_t id;
 	struct put *put;
 	struct version *want, *expect;
 	char *path;
@@ -61,6 +70,8 @@ struct serve {
 	uint64_t check_at;
 	bool noted; /* the store has something to write */
 
+	struct small smalls[SMALLS_MAX]; /* in the order they came */
+	size_t nsmalls;
 	struct list puts, outgoing;
 	size_t nputs, noutgoing;
 	size_t sig_bytes; /* held by outgoing */
@@ -83,6 +94,8 @@ int serve_bad(struct serve *, const char *what);
 
 /* serve_ops.c: 0, or a code: the end. */
 int serve_op(struct serve *, struct msg_in *);
+/* After the last of those that have come: small files that wait for more of them. */
+void serve_smalls_end(struct serve *);
 /* A piece of each file on its way out, while there is room. True: there is more to do. */
 bool serve_outgoing(struct serve *);
 void serve_ops_end(struct serve *);

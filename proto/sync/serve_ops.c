@@ -60,7 +60,7 @@ static void now_is(struct serve *s, struct slice path, struct version *v, const 
 
 /* About to be put there: noted before it is, so that a kill in between leaves no doubt whose it is.
  * If it never gets there, the next scan finds something else, and that is noted instead. */
-static void intend(struct serve *s, struct slice path, struct version *want)
+static void note_intent(struct serve *s, struct slice path, struct version *want)
 {
 	struct node *n = tree_get(s->side.tree, path);
 	if (!n)
@@ -72,8 +72,13 @@ static void intend(struct serve *s, struct slice path, struct version *want)
 	n->side[SYNC_ALPHA] = was.side[SYNC_ALPHA];
 	n->base = was.base;
 	n->stamp = was.stamp;
-	store_flush(s->store);
 	s->noted = true;
+}
+
+static void intend(struct serve *s, struct slice path, struct version *want)
+{
+	note_intent(s, path, want);
+	store_flush(s->store);
 }
 
 static void finish(struct serve *s, uint32_t id, struct slice path, struct version *v,
@@ -267,26 +272,61 @@ static int on_abort(struct serve *s, struct msg *m)
 	return 0;
 }
 
-static int on_put(struct serve *s, struct msg *m)
+/* Those before it in the queue may have changed what is there. */
+static void small_end(struct serve *s, struct small *f)
 {
 	struct expect e;
 	struct stamp stamp;
+	struct slice path = slice_str(f->path);
+	int r = expect_at(s, path, f->expect, &e);
+	if (r == 0) {
+		r = put_end(f->put, &e, &stamp);
+		f->put = NULL;
+	}
+	finish(s, f->id, path, f->want, &stamp, r);
+	put_abort(f->put);
+	version_unref(f->want);
+	version_unref(f->expect);
+	free(f->path);
+}
+
+/* What is staged goes to its places, in the order it came. What they are to be is in the store
+ * before the first is. */
+void serve_smalls_end(struct serve *s)
+{
+	if (s->nsmalls == 0)
+		return;
+	store_flush(s->store);
+	for (size_t i = 0; i < s->nsmalls; i++)
+		small_end(s, &s->smalls[i]);
+	s->nsmalls = 0;
+}
+
+/* A small file is staged, and waits for others, so that one write to the store does for all. */
+static int on_put(struct serve *s, struct msg *m)
+{
+	struct expect e;
 	if (!m->want || m->want->kind != SYNC_FILE || m->want->size != m->data.n)
 		return serve_bad(s, "PUT");
+	if (s->nsmalls == SMALLS_MAX)
+		serve_smalls_end(s);
 	int r = expect_at(s, m->path, m->expect, &e);
 	if (r == 0 && full(s))
 		r = -ENOSPC;
 	struct put *put = r < 0 ? NULL : put_new(s->side.root, m->path.p, m->want, &r);
-	if (put) {
-		r = put_data(put, m->data);
-		if (r == 0)
-			intend(s, m->path, m->want);
-		if (r == 0)
-			r = put_end(put, &e, &stamp);
-		else
-			put_abort(put);
+	if (put && (r = put_data(put, m->data)) < 0)
+		put_abort(put);
+	if (r < 0) {
+		serve_smalls_end(s); /* they are answered first */
+		finish(s, m->id, m->path, m->want, NULL, r);
+		return 0;
 	}
-	finish(s, m->id, m->path, m->want, &stamp, r);
+	note_intent(s, m->path, m->want);
+	s->smalls[s->nsmalls++] = (struct small){ .id = m->id,
+						  .put = put,
+						  .want = version_ref(m->want),
+						  .expect = version_ref(m->expect),
+						  .path = xslicedup(m->path) };
 	return 0;
 }
 
@@ -495,6 +535,8 @@ bool serve_outgoing(struct serve *s)
 int serve_op(struct serve *s, struct msg_in *in)
 {
 	struct msg *m = &in->m;
+	if (m->type != MSG_PUT)
+		serve_smalls_end(s);
 	switch (m->type) {
 	case MSG_PUT:
 		return on_put(s, m);

@@ -510,8 +510,11 @@ static void session_run(struct task *t)
 	if (s->ended_called)
 		return;
 	control_read(s);
-	if (s->configured && s->code == 0)
+	if (s->configured && s->code == 0) {
+		root_batch(s->side.root);
 		more = messages(s);
+		root_batch_end(s->side.root);
+	}
 	if (s->opened && s->code == 0) {
 		/* A fence waits for what there is now, not for what keeps coming. */
 		more |= fence_scans(s) ? scan_step(s->side.scan, TURN_MS)
@@ -530,8 +533,10 @@ static void session_run(struct task *t)
 		retry_at = problems_retry(s, false);
 		if (!s->paused)
 			round_run(s);
+		root_batch(s->side.root);
 		if (!s->halt_why[0])
 			more |= ops_run(s);
+		root_batch_end(s->side.root);
 		fences_run(s);
 	}
 	if (s->noted) {

@@ -206,6 +206,7 @@ static int watch_start(struct side *s, bool fanotify)
 	close(fd);
 	if (!s->watch)
 		return 0; /* polled */
+	watch_leave(s->watch, root_stage(s->root));
 	fd = fcntl(watch_fd(s->watch), F_DUPFD_CLOEXEC, 3);
 	if (fd == -1)
 		return -errno;
@@ -321,7 +322,9 @@ bool side_turn(struct side *s, unsigned ms)
 	if (!s->scan)
 		return false;
 	if (s->events.ready & READY_IN) {
+		root_batch(s->root);
 		more = watch_read(s->watch, EVENTS_MAX);
+		root_batch_end(s->root);
 		if (!more)
 			s->events.ready &= ~(unsigned)READY_IN;
 	}

@@ -116,6 +116,12 @@ void watch_free(struct watch *w)
 	free(w);
 }
 
+void watch_leave(struct watch *w, int dir_fd)
+{
+	if (w->fan && dir_fd >= 0)
+		fanotify_leave(w, dir_fd);
+}
+
 int watch_fd(const struct watch *w)
 {
 	return w->fd;

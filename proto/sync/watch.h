@@ -27,6 +27,9 @@ struct watch_options {
 /* root_fd is lent: the filesystem to mark. NULL and *err. */
 struct watch *watch_new(const struct watch_options *, int root_fd, int *err);
 void watch_free(struct watch *);
+/* Of no use is what happens in that directory, which is not in the tree: the kernel need not tell
+ * (fanotify, Linux 6.0). */
+void watch_leave(struct watch *, int dir_fd);
 int watch_fd(const struct watch *);           /* readable when there is something */
 const char *watch_kind(const struct watch *); /* "fanotify", "inotify" */
 /* From now on; dir_fd is open on it. 0; 1: this very directory was watched for that node already;

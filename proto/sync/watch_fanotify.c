@@ -9,6 +9,10 @@
 #define AT_HANDLE_FID 0x200 /* Linux 6.5: filesystems that cannot be exported have handles, too */
 #endif
 
+#ifndef FAN_MARK_IGNORE
+#define FAN_MARK_IGNORE 0x400 /* Linux 6.0 */
+#endif
+
 enum { HANDLE_MAX = 128 };
 
 #define WRITTEN (FAN_MODIFY | FAN_CLOSE_WRITE)
@@ -32,6 +36,12 @@ int fanotify_open(struct watch *w, int root_fd)
 	int err = errno;
 	close(w->fd);
 	return -err;
+}
+
+void fanotify_leave(struct watch *w, int dir_fd)
+{
+	fanotify_mark(w->fd, FAN_MARK_ADD | FAN_MARK_IGNORE | FAN_MARK_IGNORED_SURV_MODIFY,
+		      NAMES | FAN_ONDIR | FAN_EVENT_ON_CHILD, dir_fd, NULL);
 }
 
 /* A handle is 8 to 40 bytes, by the filesystem; two independent hashes of it will do. */

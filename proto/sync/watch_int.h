@@ -49,6 +49,7 @@ void inotify_unwatch(struct watch *, struct watch_key);
 size_t inotify_event(struct watch *);
 
 int fanotify_open(struct watch *, int root_fd);
+void fanotify_leave(struct watch *, int dir_fd);
 int fanotify_key(int dir_fd, struct watch_key *);
 size_t fanotify_event(struct watch *);
 

@@ -1,12 +1,14 @@
 /* Changes under a root: each with the right expectation and with wrong ones, what the trash has
  * afterwards, and what comes when the disk is full. test_sync_race.c has what others do meanwhile.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,6 +24,14 @@
 static int setup(void **state)
 {
 	*state = sync_root_new("sync-apply");
+	return 0;
+}
+
+/* As on a filesystem without O_TMPFILE, or where linkat(2) of a descriptor is not allowed. */
+static int setup_named(void **state)
+{
+	setup(state);
+	((struct sync_root *)*state)->r->nameless = false;
 	return 0;
 }
 
@@ -615,6 +625,84 @@ static void an_owner_keeps_the_file(void **state)
 	assert_text(f, "604\n2501\n", "stat -c %a root/p root/g");
 }
 
+/* A watch would have it read once more. */
+static void what_we_put_is_no_news_of_a_write(void **state)
+{
+	struct sync_root *f = *state;
+	struct expect none = { 0 };
+	struct stamp stamp;
+	char events[4096];
+	int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	assert_true(inotify_add_watch(fd, f->path, IN_MODIFY | IN_CLOSE_WRITE) >= 0);
+	assert_int_equal(0, put_text(f, "p", "old", &none, &stamp));
+	struct expect e = expect_now(f, "p");
+	assert_int_equal(0, put_text(f, "p", "new", &e, &stamp));
+	assert_int_equal(-1, read(fd, events, sizeof(events)));
+	assert_int_equal(EAGAIN, errno);
+	shell(f->path, "echo theirs >>p");
+	assert_true(read(fd, events, sizeof(events)) > 0);
+	close(fd);
+	expect_free(&e);
+}
+
+static unsigned open_files(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	unsigned n = 0;
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
+/* A directory is opened once in a batch, and still each change is where its path says. */
+static void a_batch_follows_paths(void **state)
+{
+	struct sync_root *f = *state;
+	struct expect none = { 0 };
+	struct stamp stamp;
+	struct version *dir = version_dir(0755);
+	assert_int_equal(0, put_text(f, "first", "", &none, &stamp));
+	struct expect e = expect_now(f, "first");
+	assert_int_equal(0, apply_remove(f->r, "first", &e));
+	expect_free(&e);
+	unsigned files = open_files(); /* the trash is one */
+	root_batch(f->r);
+	assert_int_equal(0, apply_mkdir(f->r, "d", dir, &none, &stamp));
+	assert_int_equal(0, apply_mkdir(f->r, "d/e", dir, &none, &stamp));
+	assert_int_equal(0, put_text(f, "d/e/1", "1", &none, &stamp));
+	assert_int_equal(0, put_text(f, "d/e/2", "2", &none, &stamp));
+	/* Its parent is moved, then there is another of that name. */
+	assert_int_equal(0, apply_rename(f->r, "d", "moved"));
+	assert_int_equal(-ENOENT, put_text(f, "d/e/3", "3", &none, &stamp));
+	assert_int_equal(0, apply_mkdir(f->r, "d", dir, &none, &stamp));
+	assert_int_equal(0, apply_mkdir(f->r, "d/e", dir, &none, &stamp));
+	assert_int_equal(0, put_text(f, "d/e/4", "4", &none, &stamp));
+	/* A file in its place. */
+	e = expect_now(f, "d/e/4");
+	assert_int_equal(0, apply_remove(f->r, "d/e/4", &e));
+	expect_free(&e);
+	e = expect_now(f, "d/e");
+	assert_int_equal(0, put_text(f, "d/e", "file", &e, &stamp));
+	expect_free(&e);
+	assert_int_equal(-ENOENT, put_text(f, "d/e/5", "5", &none, &stamp));
+	assert_text(f, "d/e\nmoved/e/1\nmoved/e/2\n", "cd root && find * -type f | sort");
+	/* Two at once, the first of them kept. */
+	assert_int_equal(0, put_text(f, "moved/e/6", "6", &none, &stamp));
+	assert_int_equal(0, apply_rename(f->r, "moved/e/6", "d/6"));
+	assert_int_equal(0, apply_rename(f->r, "d/6", "moved/7"));
+	/* Others moved it: the batch is as if it had been before. The next one looks. */
+	assert_int_equal(0, put_text(f, "moved/e/8", "8", &none, &stamp));
+	shell(f->path, "mv moved gone; mkdir -p moved/e");
+	root_batch(f->r);
+	assert_int_equal(0, put_text(f, "moved/e/9", "9", &none, &stamp));
+	root_batch_end(f->r);
+	assert_text(f, "d/e\ngone/7\ngone/e/1\ngone/e/2\ngone/e/8\nmoved/e/9\n",
+		    "cd root && find * -type f | sort");
+	assert_int_equal(files, open_files());
+	version_unref(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -634,6 +722,13 @@ int main(void)
 		TEST(a_full_disk_leaves_all_as_it_was),
 		TEST(directories_that_are_not_writable_take_files),
 		TEST(an_owner_keeps_the_file),
+		TEST(what_we_put_is_no_news_of_a_write),
+		TEST(a_batch_follows_paths),
+#define TEST_NAMED(name) cmocka_unit_test_setup_teardown(name, setup_named, teardown)
+		TEST_NAMED(ops_do_what_they_say),
+		TEST_NAMED(ops_refuse_what_they_did_not_expect),
+		TEST_NAMED(files_are_replaced_without_exchange),
+		TEST_NAMED(what_we_put_is_no_news_of_a_write),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

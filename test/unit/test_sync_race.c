@@ -188,6 +188,13 @@ static void nothing_written_is_lost_with_exchange(void **state)
 	nothing_written_is_lost(*state);
 }
 
+static void nothing_written_is_lost_with_names(void **state)
+{
+	struct sync_root *f = *state;
+	f->r->nameless = false;
+	nothing_written_is_lost(f);
+}
+
 /* a is a directory and a symlink to outside by turns. */
 static void swap_forever(struct sync_root *f)
 {
@@ -264,6 +271,8 @@ static void nothing_outside_changes(void **state)
 			      "echo x >$d/canary; echo x >$d/x/canary; }; done");
 			kill(pid, SIGCONT);
 		}
+		if (i % 10 == 0)
+			root_batch(f->r);
 		hostile(f, i % 2 ? "a" : "d/a", rnd(84));
 	}
 	kill(pid, SIGKILL);
@@ -363,6 +372,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 		TEST(nothing_written_is_lost_with_exchange),
+		TEST(nothing_written_is_lost_with_names),
 		TEST(nothing_outside_changes),
 		TEST(others_are_faster),
 	};
