@@ -8,7 +8,7 @@ enum { PIECE = 120 * 1024, HOLE_MIN = SYNC_BLOCK };
 
 static int64_t time_ns(struct timespec t)
 {
-	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+	return (int64_t)((uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec);
 }
 
 bool file_is(const struct stat *st, const struct version *v, const struct stamp *stamp)

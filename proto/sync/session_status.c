@@ -71,7 +71,7 @@ static void put_mtime(struct json_writer *w, int64_t ns)
 	int64_t frac = ns % 1000000000;
 	if (frac < 0)
 		frac += 1000000000;
-	time_t t = (time_t)((ns - frac) / 1000000000);
+	time_t t = (time_t)(ns / 1000000000 - (ns % 1000000000 < 0));
 	struct tm tm;
 	gmtime_r(&t, &tm);
 	strftime(day, sizeof(day), "%Y-%m-%dT%H:%M:%S", &tm);
