@@ -111,7 +111,7 @@ struct outgoing *outgoing_new(struct channel *ch, uint32_t id, struct root *root
 			      int *err)
 {
 	struct stat st;
-	int fd = open_checked(root, path, v, stamp, &st);
+	int fd = v->size > SYNC_FILE_MAX ? -EFBIG : open_checked(root, path, v, stamp, &st);
 	if (fd < 0) {
 		if (sig)
 			signature_end(sig);

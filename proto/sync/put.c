@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "proto/sync/apply.h"
+#include "proto/sync/digest.h"
 #include "proto/sync/root_int.h"
 #include "reactor/crypto.h"
 
@@ -148,7 +149,9 @@ struct put *put_new_from(struct root *r, const char *path, const struct version 
 			   .mode = want->mode & 0777,
 			   .size = want->size,
 			   .mtime_ns = want->mtime_ns };
-	*err = want->kind == SYNC_FILE ? root_ready(r) : -EINVAL;
+	*err = want->kind != SYNC_FILE      ? -EINVAL
+	       : want->size > SYNC_FILE_MAX ? -EFBIG
+					    : root_ready(r);
 	if (*err == 0 && basis >= 0)
 		*err = look_stat(basis, "", &p->seen);
 	if (*err == 0 && p->size >= PARTIAL_MIN) {
