@@ -434,10 +434,15 @@ static int put_over(struct put *p, struct place *place, const struct expect *e, 
 		err = -errno;
 		if (ftruncate(fd, (off_t)sx->stx_size) == -1)
 			err = -errno;
+	} else if (err >= 0 && sx->stx_mode & 07000 && fchmod(fd, sx->stx_mode & 0777) == -1) {
+		err = -errno; /* nothing of a peer's in a set-user-id file, be it for a moment */
 	} else if (err >= 0) {
 		err = sparse_copy(p->fd, p->size, fd, true);
-		if (err < 0)
+		if (err < 0) {
 			sparse_copy(old, sx->stx_size, fd, true);
+			if (sx->stx_mode & 07000 && fchmod(fd, sx->stx_mode & 07777) == -1)
+				err = -errno;
+		}
 	}
 	if (err == 0 && (sx->stx_mode & 07777) != p->mode && fchmod(fd, p->mode) == -1)
 		err = -errno;
