@@ -129,13 +129,19 @@ struct outgoing *outgoing_new(struct channel *ch, uint32_t id, struct root *root
 	o->holes = (uint64_t)st.st_blocks * 512 < v->size;
 	if (!o->holes)
 		o->data_end = v->size;
-	digest_init(&o->sum, v->size >= SIGNATURE_MIN ? &o->made : NULL);
+	digest_init(&o->sum, NULL);
 	if (sig) {
 		o->sig = *sig;
 		*sig = (struct signature){ 0 };
 	}
 	delta_begin(o);
 	return o;
+}
+
+void outgoing_sign(struct outgoing *o)
+{
+	if (o->v->size >= SIGNATURE_MIN)
+		digest_init(&o->sum, &o->made);
 }
 
 static int abort_it(struct outgoing *o, int code)

@@ -149,6 +149,7 @@ static void begin_pieces(struct session *s, struct op *op, struct signature *sig
 		return;
 	}
 	channel_send(s->ch, &(struct msg){ .type = MSG_PUT_BEGIN,
+	outgoing_sign(op->out);
 					   .id = op->id,
 					   .path = slice_str(path),
 					   .want = op->want,
