@@ -231,8 +231,12 @@ static int on_entry(struct session *s, const struct msg *m)
 	    (s->config.only[0] && !slice_eq(first, slice_str(s->config.only))))
 		return 0;
 	struct node *n = m->want ? tree_get(t, m->path) : tree_find(t, m->path);
-	if (!n && m->want)
-		return session_fail(s, -ENOSPC, "there are more than %d files", SYNC_ENTRIES_MAX);
+	bool grows = m->want && m->want->kind == SYNC_LINK;
+	if ((!n && m->want) || (grows && tree_full(t)))
+		return session_fail(
+		    s, -ENOSPC,
+		    "there are more than %d files, or names and links too long for them",
+		    SYNC_ENTRIES_MAX);
 	if (!n)
 		return 0;
 	struct version *v = m->want;
