@@ -14,7 +14,10 @@ enum {
 	GONE_QUIET_MS = 30, /* deletions are believed when none has followed for so long */
 	GONE_STEADY_MS = 300,
 	IGNORE_FILE_MAX = 1 << 20,
-	ROUNDS_MAX = 200 /* that a fence waits for what keeps changing */
+	ROUNDS_MAX = 200, /* that a fence waits for what keeps changing */
+	AGAIN_MS = 10, /* until the next round, when one has changed nothing; doubled each time */
+	AGAIN_MAX_MS = 1000,
+	FAR_PROBLEMS_MAX = 10000 /* more are not for people to read */
 };
 
 int session_fail(struct session *s, int code, const char *fmt, ...)
@@ -266,10 +269,13 @@ static int on_entry(struct session *s, const struct msg *m)
 
 static void on_far_problem(struct session *s, const struct msg *m)
 {
-	char why[WIRE_TEXT_MAX + 1];
-	struct node *n = tree_get(s->side.tree, m->path);
+	char why[256];
+	bool set = m->text.n && m->text.p[0];
+	if (set && s->problems.n >= FAR_PROBLEMS_MAX)
+		return;
+	struct node *n = set ? tree_get(s->side.tree, m->path) : tree_find(s->side.tree, m->path);
 	snprintf(why, sizeof(why), "%.*s", SLICE_FMT(m->text));
-	if (n && why[0])
+	if (n && set)
 		problem_set(s, n, PROBLEM_SCAN, SYNC_BETA, why);
 	else if (n)
 		problem_clear(s, n, PROBLEM_SCAN, SYNC_BETA);
