@@ -110,7 +110,8 @@ static void on_settled(void *arg, struct node *n)
 
 /* --- the beginning --- */
 
-/* Patterns: the configuration's, then the file's at the root. */
+/* Patterns: the file's at the root, then the configuration's, which have the last word: the far end
+ * may write the file. */
 static char *all_patterns(struct session *s)
 {
 	char *file = xcalloc(1, IGNORE_FILE_MAX + 2);
@@ -122,7 +123,7 @@ static char *all_patterns(struct session *s)
 		len += (size_t)n;
 	if (fd >= 0)
 		close(fd);
-	char *all = xasprintf("%s%s%s", s->config.ignore, s->config.ignore[0] ? "\n" : "", file);
+	char *all = xasprintf("%s%s%s", file, file[0] ? "\n" : "", s->config.ignore);
 	free(file);
 	return all;
 }
@@ -228,10 +229,8 @@ static struct version *shared(struct version *known, struct version *v)
 static int on_entry(struct session *s, const struct msg *m)
 {
 	struct tree *t = s->side.tree;
-	struct slice first, rest;
-	slice_cut(m->path, '/', &first, &rest);
-	if (slice_eq(first, SLICE(SYNC_PRIVATE)) ||
-	    (s->config.only[0] && !slice_eq(first, slice_str(s->config.only))))
+	/* It has the same patterns, and yet: what is ignored here is nobody's to write there. */
+	if (m->want && scan_ignores(s->side.scan, m->path, m->want->kind == SYNC_DIR))
 		return 0;
 	struct node *n = m->want ? tree_get(t, m->path) : tree_find(t, m->path);
 	bool grows = m->want && m->want->kind == SYNC_LINK;
