@@ -391,8 +391,11 @@ static void round_run(struct session *s)
 			return;
 		held_release(s);
 	}
-	if (tree_dirty(s->side.tree) == 0)
+	size_t dirty = tree_dirty(s->side.tree);
+	if (dirty == 0) {
+		s->again_ms = 0;
 		return;
+	}
 	const char *why = s->config.halt ? reconcile_halt(s->side.tree, s->config.mode) : NULL;
 	if (why && !s->emptied_ok) {
 		session_halt(s, false, "%s", why);
@@ -406,6 +409,12 @@ static void round_run(struct session *s)
 	sources_find(s, from);
 	problems_looked(s);
 	s->news |= s->todo.n > from;
+	/* What the far end says is in no directory stays dirty until it has put that right. If it
+	 * never does, that must not cost all of our time. */
+	bool stuck = tree_dirty(s->side.tree) == dirty &&
+		     (s->todo.n == from || s->done.files == s->done_at_round);
+	s->done_at_round = s->done.files;
+	s->again_ms = stuck ? MIN(MAX(2 * s->again_ms, AGAIN_MS), AGAIN_MAX_MS) : 0;
 }
 
 /* A fence is through once all that was known when both sides had looked is done, and what that
@@ -459,6 +468,8 @@ static void wake_later(struct session *s, uint64_t retry_at)
 		at = MIN(at, MAX(age_at, now + 100));
 	if (retry_at)
 		at = MIN(at, retry_at);
+	if (s->again_ms)
+		at = MIN(at, now + s->again_ms);
 	if (s->nheld)
 		at = MIN(at, MIN(s->held_last + GONE_QUIET_MS, s->held_first + GONE_STEADY_MS));
 	if (s->news)
@@ -511,8 +522,9 @@ static void session_run(struct task *t)
 		s->ended(s->arg, MIN(s->code, 0), s->why);
 		return;
 	}
-	if (more || (s->started && !s->paused && !s->halt_why[0] && list_empty(&s->ops) &&
-		     s->todo.n == 0 && s->nheld == 0 && tree_dirty(s->side.tree)))
+	if (more ||
+	    (s->started && !s->paused && !s->halt_why[0] && list_empty(&s->ops) && s->todo.n == 0 &&
+	     s->nheld == 0 && s->again_ms == 0 && tree_dirty(s->side.tree)))
 		task_wake(s->rx, &s->task);
 	wake_later(s, retry_at);
 }
