@@ -1,303 +1,252 @@
 /*
  * A far end whose brain is hostile: messages in any order, with any fields, and raw bytes, against
- * a root with files, directories and symlinks that lead out of it. Nothing outside the root and the
- * store may change, what waits to be sent stays bounded, and it ends when the brain does.
+ * a root with files, directories and symlinks that lead out of it, while somebody else changes
+ * files in it, too. Nothing outside the root and the store may change, memory stays bounded, no
+ * descriptor stays open, what it says is whole messages, it comes to rest, and it ends when the
+ * brain does.
+ *
+ * Input: a byte of flags, then records of 16 bytes: what, id, path, from, kind and argument of
+ * want, expect and source, n, at, data (2), somebody (2), spoil (2).
  */
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include "fuzz/sync_world.h"
 
 #include "proto/sync/serve.h"
-#include "proto/sync/wire.h"
-#include "reactor/buf.h"
-#include "reactor/log.h"
 
-enum { MESSAGES_MAX = 24, TURN_LIMIT = 2000, MEMORY_MAX = 96 << 20 };
+enum { RECORDS_MAX = 64 };
 
-static struct reactor *rx;
-static char base[64];
+enum flags {
+	NO_OPEN = 1,
+	WITH_LARGE = 2,
+	DEAF = 4, /* the brain reads nothing before the end */
+	IN_PLACE = 8,
+	OWNED = 16,
+	ONLY = 32,
+	PATTERNS = 64,
+	MASKS = 128
+};
+
+static struct memory_stream brain;
+static struct serve *serve;
 static bool ended;
-static const uint8_t *in;
-static size_t left;
-
-static unsigned byte(void)
-{
-	if (left == 0)
-		return 0;
-	left--;
-	return *in++;
-}
-
-static const char *at(const char *name)
-{
-	static char path[4][128];
-	static unsigned next;
-	char *p = path[next++ % 4];
-	snprintf(p, sizeof(path[0]), "%s/%s", base, name);
-	return p;
-}
-
-static void put(const char *name, const char *text)
-{
-	int fd = open(at(name), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-	BUG_ON(fd == -1 || write(fd, text, strlen(text)) != (ssize_t)strlen(text));
-	close(fd);
-}
-
-static void clear(int dir, const char *name)
-{
-	int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd == -1) {
-		unlinkat(dir, name, 0);
-		return;
-	}
-	fchmod(fd, 0700);
-	DIR *d = fdopendir(fd);
-	for (struct dirent *e; (e = readdir(d));)
-		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-			clear(fd, e->d_name);
-	closedir(d);
-	unlinkat(dir, name, AT_REMOVEDIR);
-}
-
-static void world_make(void)
-{
-	clear(AT_FDCWD, base);
-	BUG_ON(mkdir(base, 0755) == -1 || mkdir(at("root"), 0755) == -1);
-	BUG_ON(mkdir(at("outside"), 0755) == -1 || mkdir(at("root/d"), 0755) == -1);
-	put("outside/secret", "secret");
-	put("root/a", "aaaa");
-	put("root/d/b", "bbbb");
-	BUG_ON(symlink("../outside", at("root/out")) == -1);
-	BUG_ON(symlink("../outside/secret", at("root/s")) == -1);
-}
-
-static unsigned entries(const char *name)
-{
-	unsigned n = 0;
-	DIR *d = opendir(at(name));
-	BUG_ON(!d);
-	for (struct dirent *e; (e = readdir(d));)
-		n++;
-	closedir(d);
-	return n - 2;
-}
-
-static void world_check(void)
-{
-	char text[16] = "";
-	struct stat st;
-	BUG_ON(stat(at("outside/secret"), &st) == -1 || (st.st_mode & 0777) != 0644);
-	int fd = open(at("outside/secret"), O_RDONLY | O_CLOEXEC);
-	BUG_ON(fd == -1 || read(fd, text, sizeof(text) - 1) != 6 || strcmp(text, "secret") != 0);
-	close(fd);
-	BUG_ON(entries("outside") != 1);
-	/* root, outside, and the store once it was opened */
-	BUG_ON(entries(".") != 2u + (access(at("store"), F_OK) == 0));
-}
-
-static size_t memory(void)
-{
-	size_t pages = 0;
-	FILE *f = fopen("/proc/self/statm", "re");
-	BUG_ON(!f || fscanf(f, "%*u %zu", &pages) != 1);
-	fclose(f);
-	return pages * 4096;
-}
-
-/* --- messages --- */
-
-static struct slice path(void)
-{
-	static const char *const some[] = { "a",
-					    "d",
-					    "d/b",
-					    "new",
-					    "d/new",
-					    "out",
-					    "s",
-					    "out/secret",
-					    "out/new",
-					    "..",
-					    "d/../../outside/secret",
-					    "/etc/passwd",
-					    ".tstunnel-sync",
-					    ".tstunnel-sync/x",
-					    "s/x",
-					    "d/b/x" };
-	unsigned k = byte();
-	if (k < 240)
-		return slice_str(some[k % ARRAY_LEN(some)]);
-	size_t n = byte();
-	n = MIN(n, left);
-	struct slice s = slice_of(in, n);
-	in += n;
-	left -= n;
-	return s;
-}
-
-static struct version *version(void)
-{
-	unsigned k = byte();
-	uint8_t digest[SYNC_DIGEST];
-	struct stat st;
-	switch (k % 8) {
-	case 0:
-		return NULL;
-	case 1:
-		return version_dir(byte() * 2);
-	case 2:
-		return version_link(k & 8 ? SLICE("../outside/secret") : SLICE("../outside"));
-	case 3:
-		return version_other();
-	case 4: /* as it is */
-	case 5:
-		if (lstat(at(k & 8 ? "root/a" : "root/d/b"), &st) == -1 || !S_ISREG(st.st_mode))
-			return NULL;
-		return version_file(st.st_mode & 0777, (uint64_t)st.st_size,
-				    st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec, NULL);
-	case 6:
-		return version_dir(0755);
-	default:
-		memset(digest, (int)k, sizeof(digest));
-		return version_file(0644, k & 8 ? byte() : (uint64_t)byte() << (byte() % 56),
-				    (int64_t)byte() << 50, k & 16 ? digest : NULL);
-	}
-}
-
-static size_t message(char *out)
-{
-	static char zeros[70000];
-	struct msg m = { .type = (enum msg_type)(1 + byte() % (MSG_TYPES - 1)) };
-	m.id = byte() % 8;
-	if (m.type == MSG_OPEN)
-		m.id = WIRE_VERSION;
-	m.flags = byte();
-	m.status = -(int)byte();
-	m.at = (uint64_t)byte() << (byte() % 64);
-	m.n = (uint64_t)byte() << (byte() % 64);
-	m.path = path();
-	m.from = path();
-	m.text = m.type == MSG_OPEN ? SLICE("") : path();
-	m.want = version();
-	m.expect = version();
-	m.source = version();
-	m.data = slice_of(zeros, m.want && m.want->kind == SYNC_FILE && m.type == MSG_PUT
-				     ? (size_t)MIN(m.want->size, sizeof(zeros))
-				     : (size_t)byte() * byte());
-	char *p = wire_put(&m, out);
-	memcpy(p, m.data.p, m.data.n);
-	size_t n = wire_size(&m);
-	version_unref(m.want);
-	version_unref(m.expect);
-	version_unref(m.source);
-	return n;
-}
-
-/* --- the run --- */
+static unsigned flags;
 
 static void on_ended(void *arg, int code, const char *why)
 {
 	(void)arg;
-	BUG_ON(code > 0 || !why);
+	BUG_ON(code > 0 || !why || !*why);
 	ended = true;
 }
 
-static bool tick_over;
-static void tick(struct timer *t)
+/* What it says is whole messages, of those that a far end sends. */
+static void hear(void)
 {
-	(void)t;
-	tick_over = true;
+	static struct msg_in in;
+	struct slice all = slice_of(brain.out, brain.out_n);
+	ssize_t n = 0;
+	if (brain.out_n == 0)
+		return;
+	while ((n = wire_length(all)) > 0 && (size_t)n <= all.n) {
+		BUG_ON(wire_get(&in, slice_of(all.p, (size_t)n)) < 0);
+		BUG_ON(in.m.type == MSG_OPEN || in.m.type == MSG_PUT || in.m.type == MSG_READ ||
+		       in.m.type == MSG_FENCE);
+		wire_end(&in);
+		all = slice_after(all, (size_t)n);
+	}
+	BUG_ON(n < 0);
+	brain.out_n = all.n;
+	memmove(brain.out, all.p, all.n);
+	memory_wake(&brain);
 }
 
-static void turn(unsigned ms)
+static void rest(void)
 {
-	struct timer timer;
-	timer_init(&timer, tick);
-	timer_set(rx, &timer, ms);
-	tick_over = false;
-	reactor_run_until(rx, &tick_over);
-	timer_clear(rx, &timer);
+	settle(&ended);
+	while (!(flags & DEAF) && !ended && brain.out_n >= WIRE_HEAD + 1) {
+		hear();
+		settle(&ended);
+	}
+	memory_check();
 }
 
-/* All that comes back is thrown away; true when something did. */
-static bool drain(int fd)
+static void begin(void)
 {
-	static char junk[1 << 16];
-	bool some = false;
-	while (recv(fd, junk, sizeof(junk), MSG_DONTWAIT) > 0)
-		some = true;
-	return some;
+	memory_begin(&brain);
+	ended = false;
+	serve = serve_new(rx, &brain.s, &brain.s, root_path, store_path, on_ended, NULL);
+	if (flags & NO_OPEN)
+		return;
+	if (flags & PATTERNS)
+		memory_send(&brain, &(struct msg){ .type = MSG_IGNORE, .data = SLICE("ign/\n*.o") },
+			    0, 0);
+	if (flags & MASKS)
+		memory_send(&brain, &(struct msg){ .type = MSG_MASK, .path = SLICE("masked") }, 0,
+			    0);
+	memory_send(&brain,
+		    &(struct msg){ .type = MSG_OPEN,
+				   .id = WIRE_VERSION,
+				   .n = flags & OWNED ? 1234 : 0,
+				   .at = flags & OWNED ? 1234 : 0,
+				   .text = flags & ONLY ? SLICE("a") : SLICE(""),
+				   .flags = (flags & OWNED ? OPEN_OWNED : 0) |
+					    (flags & IN_PLACE ? OPEN_IN_PLACE : 0) },
+		    0, 0);
+	rest();
 }
 
-static void say(int fd, const char *p, size_t n)
+static void end(bool orderly)
 {
-	for (int i = 0; n && !ended && i < TURN_LIMIT; i++) {
-		ssize_t k = send(fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (k > 0) {
-			p += k;
-			n -= (size_t)k;
-			continue;
-		}
-		turn(0);
-		drain(fd);
+	if (orderly)
+		flags &= ~(unsigned)DEAF;
+	brain.eof = true;
+	memory_wake(&brain);
+	if (orderly) {
+		rest();
+		/* It is done with what it was told before it sees the end. */
+		BUG_ON(!ended && brain.out_n < brain.out_max);
+	}
+	serve_free(serve);
+	BUG_ON(!brain.closed);
+	memory_end(&brain);
+}
+
+/* --- messages --- */
+
+enum { SAY = 0, RAW = 240, SOMEBODY = 243, RACE = 246, TIME = 250, AGAIN = 254 };
+
+static struct version *expect_of(unsigned kind, unsigned arg, struct slice path)
+{
+	switch (kind % 8) {
+	case 0:
+	case 1:
+	case 2:
+	case 3:
+		return version_there(path, kind >= 240);
+	case 4:
+	case 5:
+		return NULL;
+	case 6:
+		return version_there(path_of(arg), false);
+	default:
+		return any_version(arg, kind);
 	}
 }
+
+static struct slice some_data(void)
+{
+	static char text[WIRE_INLINE + 8];
+	static bool filled;
+	static const size_t lengths[] = { 0, 1, 4, 7, 100, 5000, 65536, 65537, WIRE_INLINE };
+	if (!filled)
+		for (size_t i = 0; i < sizeof(text); i++)
+			text[i] = (char)(i * 7 + i / 251);
+	filled = true;
+	return slice_of(text + rec[13] % 8, lengths[rec[12] % ARRAY_LEN(lengths)]);
+}
+
+static struct slice a_signature(void)
+{
+	static char text[8 + 20 * 20];
+	uint64_t n = rec[12] % 20;
+	uint64_t size = n ? n * 65536 - rec[13] : sizes[rec[13] % ARRAY_LEN(sizes)];
+	for (int i = 0; i < 8; i++)
+		text[i] = (char)(size >> (56 - 8 * i));
+	memset(text + 8, rec[13] & 15, sizeof(text) - 8);
+	return slice_of(text, rec[12] >= 250 ? 0 : 8 + 20 * n + (rec[12] >= 240));
+}
+
+static struct version *want_of(const struct msg *m)
+{
+	unsigned kind = rec[4], arg = rec[5];
+	if (kind >= 240)
+		return any_version(kind, arg);
+	switch (m->type) {
+	case MSG_PUT:
+		return file_version(arg, m->data.n + (kind >= 230));
+	case MSG_MKDIR:
+		return version_dir(modes[arg % ARRAY_LEN(modes)]);
+	case MSG_LINK:
+		return link_version(arg);
+	case MSG_META:
+		if (m->expect && m->expect->kind == SYNC_DIR)
+			return version_dir(modes[arg % ARRAY_LEN(modes)]);
+		return file_version(arg, m->expect ? m->expect->size : 0);
+	case MSG_COPY_FROM:
+		return file_version(arg, m->source ? m->source->size : kind);
+	default:
+		return file_version(arg, sizes[kind % ARRAY_LEN(sizes)]);
+	}
+}
+
+static void say(void)
+{
+	static const enum msg_type often[] = {
+		MSG_PUT,  MSG_PUT_BEGIN, MSG_PUT_BEGIN, MSG_DATA,      MSG_HOLE,
+		MSG_COPY, MSG_END,       MSG_ABORT,     MSG_MKDIR,     MSG_LINK,
+		MSG_META, MSG_REMOVE,    MSG_RENAME,    MSG_COPY_FROM, MSG_SIGN,
+		MSG_READ, MSG_SIGNATURE, MSG_HASH,      MSG_FENCE,     MSG_END
+	};
+	unsigned what = rec[0];
+	struct msg m = { .type = what < 200 ? often[what % ARRAY_LEN(often)]
+					    : (enum msg_type)(1 + what % (MSG_TYPES - 1)) };
+	m.id = m.type == MSG_OPEN ? WIRE_VERSION : rec[1] % 8;
+	m.flags = rec[1];
+	m.status = -(int)rec[1];
+	m.n = sizes[rec[10] % ARRAY_LEN(sizes)] - (rec[10] >= 128);
+	m.at = sizes[rec[11] % ARRAY_LEN(sizes)] + (rec[11] >= 128);
+	m.path = path_of(rec[2]);
+	m.from = path_of(rec[3]);
+	m.data = m.type == MSG_SIGNATURE ? a_signature() : some_data();
+	memset(m.digest, rec[13] & 3, SYNC_DIGEST);
+	m.expect = expect_of(rec[6], rec[7], m.path);
+	m.source = expect_of(rec[8], rec[9], m.from);
+	m.want = want_of(&m);
+	memory_send(&brain, &m, rec[14] >= 250 ? rec[15] : 0, rec[14]);
+	version_unref(m.expect);
+	version_unref(m.source);
+	version_unref(m.want);
+}
+
+static void step(void)
+{
+	if (rec[0] < RAW) {
+		say();
+	} else if (rec[0] < SOMEBODY) {
+		memory_say(&brain, rec + 1, RECORD - 1);
+	} else if (rec[0] < RACE) {
+		somebody(rec[1], paths[rec[2] % ARRAY_LEN(paths)],
+			 paths[rec[3] % ARRAY_LEN(paths)]);
+	} else if (rec[0] < TIME) {
+		race_in = 1 + rec[4] % 8;
+		race_what = rec[1];
+		race_path = rec[2];
+		race_other = rec[3];
+	} else if (rec[0] < AGAIN) {
+		clock_advance(rec[1] & 1 ? 60 : 3100);
+		memory_wake(&brain);
+	} else {
+		end(false); /* as after kill -9, but for what is in memory */
+		begin();
+	}
+	/* The next ones may come in one read with it. */
+	if (!(rec[15] & 1))
+		rest();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static char out[WIRE_MAX + WIRE_HEAD];
-	static size_t before;
-	int fd[2];
-	if (!rx) {
-		rx = reactor_new();
-		log_set_level("error");
-		snprintf(base, sizeof(base), "/dev/shm/sync-fuzz.%d", (int)getpid());
-	}
-	in = data;
-	left = size;
-	ended = false;
-	world_make();
-	BUG_ON(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd) == -1);
-	struct stream *both = fd_stream_new(rx, fd[1]);
-	struct serve *s = serve_new(rx, both, both, at("root"), at("store"), on_ended, NULL);
-	unsigned how = byte();
-	if (!(how & 1)) {
-		struct msg open = { .type = MSG_OPEN, .id = WIRE_VERSION };
-		size_t n = wire_size(&open);
-		wire_put(&open, out);
-		say(fd[0], out, n);
-		for (int i = 0; i < 20; i++) {
-			turn(1);
-			if (drain(fd[0]) && i > 1)
-				break;
-		}
-	}
-	for (int i = 0; left && i < MESSAGES_MAX && !ended; i++) {
-		if (how & 2 && byte() == 255) { /* no message at all */
-			say(fd[0], (const char *)in, left);
-			left = 0;
-			break;
-		}
-		say(fd[0], out, message(out));
-		turn(0);
-	}
-	turn(1);
-	if (before == 0)
-		before = memory();
-	BUG_ON(memory() > before + MEMORY_MAX);
-	shutdown(fd[0], SHUT_WR);
-	for (int i = 0; !ended && i < TURN_LIMIT; i++) {
-		turn(1);
-		drain(fd[0]);
-	}
-	BUG_ON(!ended);
-	serve_free(s);
-	close(fd[0]);
-	world_check();
-	clear(AT_FDCWD, base);
+	if (size == 0)
+		return 0;
+	run_begin(data + 1, size - 1);
+	flags = data[0];
+	world_fill(flags & WITH_LARGE);
+	begin();
+	for (int i = 0; i < RECORDS_MAX && !ended && record_next(); i++)
+		step();
+	if (!ended)
+		rest();
+	end(!ended);
+	run_end();
 	return 0;
 }

@@ -49,7 +49,8 @@ int apply_copy(struct root *, const char *from, const struct expect *source, con
 /* A file that comes in pieces, in order. */
 struct put;
 /* basis: copies may be taken from the file at path as it is now (a delta), or from a partial file
- * of an earlier try (see put_basis). want->size is how long it will be: more is -EFBIG. */
+ * of an earlier try (see put_basis). want->size is how long it will be: more is -EFBIG, as is more
+ * than SYNC_FILE_MAX. */
 struct put *put_new(struct root *, const char *path, const struct version *want, int *err);
 int put_data(struct put *, struct slice);
 int put_hole(struct put *, uint64_t n);              /* zeros that take no room */

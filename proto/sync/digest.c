@@ -230,6 +230,8 @@ int digest_file(int fd, uint8_t out[32], struct signature *sig)
 	digest_init(&d, sig);
 	if (fstat(fd, &st) < 0)
 		return -errno;
+	if ((uint64_t)st.st_size > SYNC_FILE_MAX)
+		return -EFBIG;
 	bool holes = st.st_blocks < st.st_size / 512;
 	size_t room = (size_t)MIN(MAX(st.st_size, 1), READ_MAX);
 	char *to = block_get(&room);

@@ -10,6 +10,9 @@
 #include "reactor/crypto.h"
 
 enum { SYNC_BLOCK = 65536, SYNC_STRONG = 16 };
+/* Larger files are not synced (-EFBIG): even if they are all holes, which cost a peer nothing to
+ * ask for, their digest takes a hash a block. */
+#define SYNC_FILE_MAX ((uint64_t)1 << 42)
 
 /* The rolling sum of a window of bytes: a = their sum, b = the sum of each times its distance from
  * the end (the last byte: 1), both modulo 2^32. */
@@ -81,8 +84,8 @@ void digest_add(struct digest *, struct slice);
 void digest_end(struct digest *, uint8_t out[32]);
 /* n zero bytes (a hole), without reading them. */
 void digest_zeros(struct digest *, uint64_t n);
-/* Reads fd from its start to the end that it has at the call. 0 or -errno (sig is then empty). sig
- * may be NULL. Holes cost no reading. */
+/* Reads fd from its start to the end that it has at the call. 0 or -errno (sig is then empty;
+ * -EFBIG: over SYNC_FILE_MAX). sig may be NULL. Holes cost no reading. */
 int digest_file(int fd, uint8_t out[32], struct signature *sig);
 
 #endif

@@ -10,7 +10,7 @@
 #include "reactor/base.h"
 
 struct ignore;
-/* text: patterns, one a line (flags first, then the .tsignore file: the caller joins them). NULL
+/* text: patterns, one a line (the .tsignore file, then flags: the caller joins them). NULL
  * with a sentence naming the line for more than 10,000 patterns or 1 MiB. Never NULL for "". */
 struct ignore *ignore_new(struct slice text, char *why, size_t whylen);
 void ignore_free(struct ignore *);

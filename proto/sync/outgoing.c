@@ -8,7 +8,7 @@ enum { PIECE = 120 * 1024, HOLE_MIN = SYNC_BLOCK };
 
 static int64_t time_ns(struct timespec t)
 {
-	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+	return (int64_t)((uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec);
 }
 
 bool file_is(const struct stat *st, const struct version *v, const struct stamp *stamp)
@@ -111,7 +111,7 @@ struct outgoing *outgoing_new(struct channel *ch, uint32_t id, struct root *root
 			      int *err)
 {
 	struct stat st;
-	int fd = open_checked(root, path, v, stamp, &st);
+	int fd = v->size > SYNC_FILE_MAX ? -EFBIG : open_checked(root, path, v, stamp, &st);
 	if (fd < 0) {
 		if (sig)
 			signature_end(sig);
@@ -129,13 +129,19 @@ struct outgoing *outgoing_new(struct channel *ch, uint32_t id, struct root *root
 	o->holes = (uint64_t)st.st_blocks * 512 < v->size;
 	if (!o->holes)
 		o->data_end = v->size;
-	digest_init(&o->sum, v->size >= SIGNATURE_MIN ? &o->made : NULL);
+	digest_init(&o->sum, NULL);
 	if (sig) {
 		o->sig = *sig;
 		*sig = (struct signature){ 0 };
 	}
 	delta_begin(o);
 	return o;
+}
+
+void outgoing_sign(struct outgoing *o)
+{
+	if (o->v->size >= SIGNATURE_MIN)
+		digest_init(&o->sum, &o->made);
 }
 
 static int abort_it(struct outgoing *o, int code)

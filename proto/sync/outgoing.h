@@ -33,7 +33,8 @@ struct outgoing {
 	uint8_t digest[SYNC_DIGEST];
 	struct signature sig;
 	struct delta *delta;
-	/* once END was sent: of what was sent, if it is large; the owner may take it */
+	/* if outgoing_sign was called, once END was sent: of what was sent; the owner may take it
+	 */
 	struct signature made;
 };
 
@@ -44,6 +45,8 @@ enum { SIGNATURE_MIN = 1 << 20 }; /* smaller files have none */
 struct outgoing *outgoing_new(struct channel *, uint32_t id, struct root *, const char *path,
 			      struct version *v, const struct stamp *, struct signature *sig,
 			      int *err);
+/* Before the first step: makes the signature of a large file on the way (up to 16 MiB). */
+void outgoing_sign(struct outgoing *);
 /* Sends a piece: 0: there is more; 1: END was sent, with o->digest; or a code: ABORT was sent. */
 int outgoing_step(struct outgoing *);
 /* Frees it, and sends nothing. NULL is ignored. */

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "proto/sync/apply.h"
+#include "proto/sync/digest.h"
 #include "proto/sync/root_int.h"
 #include "reactor/crypto.h"
 
@@ -152,7 +153,9 @@ struct put *put_new_from(struct root *r, const char *path, const struct version 
 			   .mode = want->mode & 0777,
 			   .size = want->size,
 			   .mtime_ns = want->mtime_ns };
-	*err = want->kind == SYNC_FILE ? root_ready(r) : -EINVAL;
+	*err = want->kind != SYNC_FILE      ? -EINVAL
+	       : want->size > SYNC_FILE_MAX ? -EFBIG
+					    : root_ready(r);
 	if (*err == 0 && basis >= 0)
 		*err = look_stat(basis, "", &p->seen);
 	if (*err == 0 && p->size >= PARTIAL_MIN) {
@@ -453,10 +456,15 @@ static int put_over(struct put *p, struct place *place, const struct expect *e, 
 		err = -errno;
 		if (ftruncate(fd, (off_t)sx->stx_size) == -1)
 			err = -errno;
+	} else if (err >= 0 && sx->stx_mode & 07000 && fchmod(fd, sx->stx_mode & 0777) == -1) {
+		err = -errno; /* nothing of a peer's in a set-user-id file, be it for a moment */
 	} else if (err >= 0) {
 		err = sparse_copy(p->fd, p->size, fd, true);
-		if (err < 0)
+		if (err < 0) {
 			sparse_copy(old, sx->stx_size, fd, true);
+			if (sx->stx_mode & 07000 && fchmod(fd, sx->stx_mode & 07777) == -1)
+				err = -errno;
+		}
 	}
 	if (err == 0 && (sx->stx_mode & 07777) != p->mode && fchmod(fd, p->mode) == -1)
 		err = -errno;

@@ -163,9 +163,10 @@ int look_stat(int dir, const char *name, struct statx *sx)
 	return statx(dir, name, flags, STATX_BASIC_STATS, sx) == -1 ? -errno : 0;
 }
 
+/* Wraps before 1677 and after 2262, in the same way everywhere. */
 static int64_t stamp_ns(struct statx_timestamp t)
 {
-	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+	return (int64_t)((uint64_t)t.tv_sec * 1000000000 + t.tv_nsec);
 }
 
 struct timespec time_of(int64_t ns)

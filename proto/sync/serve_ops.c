@@ -35,7 +35,8 @@ static int expect_at(struct serve *s, struct slice path, const struct version *e
 
 static bool full(struct serve *s)
 {
-	return tree_count(s->side.tree) + SYNC_PATH_MAX / 2 > SYNC_ENTRIES_MAX;
+	return tree_count(s->side.tree) + SYNC_PATH_MAX / 2 > SYNC_ENTRIES_MAX ||
+	       tree_full(s->side.tree);
 }
 
 /* --- results --- */

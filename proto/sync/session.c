@@ -14,7 +14,10 @@ enum {
 	GONE_QUIET_MS = 30, /* deletions are believed when none has followed for so long */
 	GONE_STEADY_MS = 300,
 	IGNORE_FILE_MAX = 1 << 20,
-	ROUNDS_MAX = 200 /* that a fence waits for what keeps changing */
+	ROUNDS_MAX = 200, /* that a fence waits for what keeps changing */
+	AGAIN_MS = 10, /* until the next round, when one has changed nothing; doubled each time */
+	AGAIN_MAX_MS = 1000,
+	FAR_PROBLEMS_MAX = 10000 /* more are not for people to read */
 };
 
 int session_fail(struct session *s, int code, const char *fmt, ...)
@@ -144,7 +147,8 @@ int session_forget(struct session *s)
 	return store_reset(s->store, s->generation);
 }
 
-/* Patterns: the configuration's, then the file's at the root. */
+/* Patterns: the file's at the root, then the configuration's, which have the last word: the far end
+ * may write the file. */
 static char *all_patterns(struct session *s)
 {
 	char *file = xcalloc(1, IGNORE_FILE_MAX + 2);
@@ -156,7 +160,7 @@ static char *all_patterns(struct session *s)
 		len += (size_t)n;
 	if (fd >= 0)
 		close(fd);
-	char *all = xasprintf("%s%s%s", s->config.ignore, s->config.ignore[0] ? "\n" : "", file);
+	char *all = xasprintf("%s%s%s", file, file[0] ? "\n" : "", s->config.ignore);
 	free(file);
 	return all;
 }
@@ -268,14 +272,16 @@ static struct version *shared(struct version *known, struct version *v)
 static int on_entry(struct session *s, const struct msg *m)
 {
 	struct tree *t = s->side.tree;
-	struct slice first, rest;
-	slice_cut(m->path, '/', &first, &rest);
-	if (slice_eq(first, SLICE(SYNC_PRIVATE)) ||
-	    (s->config.only[0] && !slice_eq(first, slice_str(s->config.only))))
+	/* It has the same patterns, and yet: what is ignored here is nobody's to write there. */
+	if (m->want && scan_ignores(s->side.scan, m->path, m->want->kind == SYNC_DIR))
 		return 0;
 	struct node *n = m->want ? tree_get(t, m->path) : tree_find(t, m->path);
-	if (!n && m->want)
-		return session_fail(s, -ENOSPC, "there are more than %d files", SYNC_ENTRIES_MAX);
+	bool grows = m->want && m->want->kind == SYNC_LINK;
+	if ((!n && m->want) || (grows && tree_full(t)))
+		return session_fail(
+		    s, -ENOSPC,
+		    "there are more than %d files, or names and links too long for them",
+		    SYNC_ENTRIES_MAX);
 	if (!n)
 		return 0;
 	struct version *v = m->want;
@@ -305,11 +311,13 @@ static int on_entry(struct session *s, const struct msg *m)
 
 static void on_far_problem(struct session *s, const struct msg *m)
 {
-	char why[WIRE_TEXT_MAX + 1];
-	struct node *n =
-	    m->text.n ? tree_get(s->side.tree, m->path) : tree_find(s->side.tree, m->path);
+	char why[256];
+	bool set = m->text.n && m->text.p[0];
+	if (set && s->problems.n >= FAR_PROBLEMS_MAX)
+		return;
+	struct node *n = set ? tree_get(s->side.tree, m->path) : tree_find(s->side.tree, m->path);
 	snprintf(why, sizeof(why), "%.*s", SLICE_FMT(m->text));
-	if (n && why[0])
+	if (n && set)
 		problem_set(s, n, PROBLEM_SCAN, SYNC_BETA, why);
 	else if (n)
 		problem_clear(s, n, PROBLEM_SCAN, SYNC_BETA);
@@ -426,8 +434,11 @@ static void round_run(struct session *s)
 			return;
 		held_release(s);
 	}
-	if (tree_dirty(s->side.tree) == 0)
+	size_t dirty = tree_dirty(s->side.tree);
+	if (dirty == 0) {
+		s->again_ms = 0;
 		return;
+	}
 	const char *why = s->config.halt ? reconcile_halt(s->side.tree, s->config.mode) : NULL;
 	if (why && !s->emptied_ok) {
 		session_halt(s, false, "%s", why);
@@ -441,6 +452,12 @@ static void round_run(struct session *s)
 	sources_find(s, from);
 	problems_looked(s);
 	s->news |= s->todo.n > from || s->rec.nconflicts != conflicts;
+	/* What the far end says is in no directory stays dirty until it has put that right. If it
+	 * never does, that must not cost all of our time. */
+	bool stuck = tree_dirty(s->side.tree) == dirty &&
+		     (s->todo.n == from || s->done.files == s->done_at_round);
+	s->done_at_round = s->done.files;
+	s->again_ms = stuck ? MIN(MAX(2 * s->again_ms, AGAIN_MS), AGAIN_MAX_MS) : 0;
 }
 
 /* A fence is through once all that was known when both sides had looked is done, and what that
@@ -495,6 +512,8 @@ static void wake_later(struct session *s, uint64_t retry_at)
 		at = MIN(at, MAX(age_at, now + 100));
 	if (retry_at)
 		at = MIN(at, retry_at);
+	if (s->again_ms)
+		at = MIN(at, now + s->again_ms);
 	if (s->nheld)
 		at = MIN(at, MIN(s->held_last + GONE_QUIET_MS, s->held_first + GONE_STEADY_MS));
 	if (s->news)
@@ -552,8 +571,9 @@ static void session_run(struct task *t)
 		s->ended(s->arg, MIN(s->code, 0), s->why);
 		return;
 	}
-	if (more || (s->started && !s->paused && !s->halt_why[0] && list_empty(&s->ops) &&
-		     s->todo.n == 0 && s->nheld == 0 && tree_dirty(s->side.tree)))
+	if (more ||
+	    (s->started && !s->paused && !s->halt_why[0] && list_empty(&s->ops) && s->todo.n == 0 &&
+	     s->nheld == 0 && s->again_ms == 0 && tree_dirty(s->side.tree)))
 		task_wake(s->rx, &s->task);
 	wake_later(s, retry_at);
 }

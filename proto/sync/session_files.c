@@ -87,7 +87,8 @@ void file_send(struct session *s, struct op *op, const char *path)
 	}
 	if (!op->copy && copy_at_beta(s, op, path))
 		return;
-	if (op->want->size <= WIRE_INLINE) {
+	/* No room: copies have failed at a far end that does not read what is sent instead. */
+	if (op->want->size <= WIRE_INLINE && channel_room(s->ch)) {
 		send_small(s, op, path);
 		return;
 	}
@@ -148,6 +149,7 @@ static void begin_pieces(struct session *s, struct op *op, struct signature *sig
 		give_up(s, op, path, r);
 		return;
 	}
+	outgoing_sign(op->out);
 	channel_send(s->ch, &(struct msg){ .type = MSG_PUT_BEGIN,
 					   .id = op->id,
 					   .path = slice_str(path),
@@ -160,6 +162,12 @@ static void begin_pieces(struct session *s, struct op *op, struct signature *sig
 static void begin_waiting(struct session *s, struct op *op)
 {
 	char path[SYNC_PATH_MAX + 1];
+	if (op->want->size <= WIRE_INLINE) {
+		op->state = OP_ASKED;
+		node_path(op->node, path, sizeof(path));
+		file_send(s, op, path);
+		return;
+	}
 	s->nsending++;
 	op->state = OP_SIGNING;
 	if (op->want->size < DELTA_MIN) {
@@ -358,7 +366,9 @@ bool files_run(struct session *s)
 	for (struct list *l = s->waiting.next, *next; l != &s->waiting; l = next) {
 		struct op *op = container_of(l, struct op, queue);
 		next = l->next;
-		size_t busy = op->side == SYNC_BETA ? s->nsending : s->nreading;
+		size_t busy = op->want->size <= WIRE_INLINE ? 0
+			      : op->side == SYNC_BETA       ? s->nsending
+							    : s->nreading;
 		if (!channel_room(s->ch) || (s->nsending >= LARGE_MAX && s->nreading >= LARGE_MAX))
 			break;
 		if (busy >= LARGE_MAX)

@@ -168,6 +168,8 @@ struct session {
 	struct node **held; /* NODE_HELD: gone, but let us wait a moment */
 	size_t nheld, held_cap;
 	uint64_t held_first, held_last;
+	unsigned again_ms;      /* the last round has changed nothing; 0: it has */
+	uint64_t done_at_round; /* done.files then */
 
 	struct problems problems;
 	struct list fences;

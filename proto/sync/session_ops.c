@@ -372,7 +372,7 @@ int ops_message(struct session *s, struct msg_in *in)
 {
 	struct msg *m = &in->m;
 	struct op *op = op_find(s, m->id);
-	char why[WIRE_TEXT_MAX + 1];
+	char why[256]; /* it is kept for each file: a far end must not fill our memory with it */
 	if (!op)
 		return 0; /* it was given up meanwhile */
 	bool fits = false;

@@ -7,7 +7,7 @@
 #include "reactor/err.h"
 #include "reactor/utf8.h"
 
-enum { STATUS_MS = 100 };
+enum { STATUS_MS = 100, LIST_BYTES = 1 << 20 /* names may be long, and each byte six in JSON */ };
 
 static const char *state_of(struct session *s, const char **why)
 {
@@ -71,7 +71,7 @@ static void put_mtime(struct json_writer *w, int64_t ns)
 	int64_t frac = ns % 1000000000;
 	if (frac < 0)
 		frac += 1000000000;
-	time_t t = (time_t)((ns - frac) / 1000000000);
+	time_t t = (time_t)(ns / 1000000000 - (ns % 1000000000 < 0));
 	struct tm tm;
 	gmtime_r(&t, &tm);
 	strftime(day, sizeof(day), "%Y-%m-%dT%H:%M:%S", &tm);
@@ -106,7 +106,9 @@ static void put_conflicts(struct session *s, struct json_writer *w)
 	put_u64(w, "conflicts_total", s->rec.nconflicts);
 	json_put_name(w, "conflicts");
 	json_put_array(w);
-	for (size_t i = 0; i < s->rec.nconflicts && i < LIST_MAX; i++) {
+	size_t until = s->control_out.len + LIST_BYTES;
+	for (size_t i = 0; i < s->rec.nconflicts && i < LIST_MAX && s->control_out.len < until;
+	     i++) {
 		const struct conflict *c = &s->rec.conflicts[i];
 		json_put_object(w);
 		json_put_name(w, "path");
@@ -121,12 +123,12 @@ static void put_conflicts(struct session *s, struct json_writer *w)
 
 static void put_problems(struct session *s, struct json_writer *w)
 {
-	size_t told = 0;
+	size_t told = 0, until = s->control_out.len + LIST_BYTES;
 	put_u64(w, "problems_total", s->problems.told);
 	json_put_name(w, "problems");
 	json_put_array(w);
-	for (struct list *l = s->problems.all.next; l != &s->problems.all && told < LIST_MAX;
-	     l = l->next) {
+	for (struct list *l = s->problems.all.next;
+	     l != &s->problems.all && told < LIST_MAX && s->control_out.len < until; l = l->next) {
 		const struct problem *p = container_of(l, struct problem, link);
 		if (p->kind == PROBLEM_STALE)
 			continue;

@@ -3,7 +3,13 @@
 #include <errno.h>
 #include <sys/random.h>
 
-enum { BUCKETS_MIN = 64, QUEUE_MIN = 64, VERSION_SIZE = sizeof(struct version) };
+enum {
+	ENTRY_BYTES = 320,
+	BYTES_MIN = 1 << 20,
+	BUCKETS_MIN = 64,
+	QUEUE_MIN = 64,
+	VERSION_SIZE = sizeof(struct version)
+};
 
 /* A ring of the dirty nodes, which grows and is freed when it is empty. */
 struct queue {
@@ -318,6 +324,11 @@ size_t tree_bytes(const struct tree *t)
 	       t->dirty.cap * sizeof(struct node *) + version_bytes;
 }
 
+bool tree_full(const struct tree *t)
+{
+	return t->count >= t->max || tree_bytes(t) >= t->max * ENTRY_BYTES + BYTES_MIN;
+}
+
 static bool name_ok(struct slice name)
 {
 	if (name.n == 0 || name.n > SYNC_NAME_MAX)
@@ -350,7 +361,7 @@ struct node *node_child_get(struct tree *t, struct node *parent, struct slice na
 	n = find(t, parent, name, bucket);
 	if (n)
 		return n;
-	if (!name_ok(name) || t->count >= t->max)
+	if (!name_ok(name) || tree_full(t))
 		return NULL;
 	if (t->count >= t->nbuckets) {
 		table_grow(t, t->nbuckets * 2);

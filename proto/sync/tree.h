@@ -91,19 +91,23 @@ enum {
 	 * session_int.h's, or serve_int.h's. */
 };
 
-/* entries_max bounds the nodes (at most SYNC_ENTRIES_MAX). The root node is there from the start.
- * forget (may be NULL) is called for each node before it is freed. */
+/* entries_max bounds the nodes (at most SYNC_ENTRIES_MAX), and 320 bytes for each (and 1 MiB) what
+ * the tree takes, should there be long names and links only (see tree_full). The root node is there
+ * from the start. forget (may be NULL) is called for each node before it is freed. */
 struct tree *tree_new(size_t entries_max, void (*forget)(void *arg, struct node *), void *arg);
 void tree_free(struct tree *);
 struct node *tree_root(struct tree *);
 /* So many are to come: saves time, changes nothing. */
 void tree_reserve(struct tree *, size_t entries);
 size_t tree_count(const struct tree *); /* nodes, without the root */
+/* One of the bounds is reached: no node is made; who takes a peer's word for a version asks, too.
+ */
+bool tree_full(const struct tree *);
 /* Path relative to the root, "" is the root, no leading, doubled or trailing '/'. NULL: no such
  * node. */
 struct node *tree_find(struct tree *, struct slice path);
 struct node *node_child(struct tree *, struct node *parent, struct slice name);
-/* The same, made if missing; NULL when there are entries_max already, or for a name that is empty,
+/* The same, made if missing; NULL when the tree is full, or for a name that is empty,
  * ".", "..", longer than 255 or holds '/' or NUL (tree_find: any of its components). */
 struct node *tree_get(struct tree *, struct slice path);
 struct node *node_child_get(struct tree *, struct node *parent, struct slice name);

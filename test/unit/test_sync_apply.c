@@ -260,6 +260,33 @@ static void what_cannot_be_says_why(void **state)
 	assert_text(f, "", "ls outside");
 }
 
+/* A peer may say any time (the filesystem may have a say, too), and any size. */
+static void times_and_sizes_of_any_sort(void **state)
+{
+	struct sync_root *f = *state;
+	static const int64_t times[] = { INT64_MIN, -1, 0, INT64_MAX };
+	struct expect none = { 0 };
+	struct stamp stamp;
+	int err;
+	for (size_t i = 0; i < ARRAY_LEN(times); i++) {
+		struct version *want = version_file(0644, 0, times[i], NULL), *v;
+		struct put *p = put_new(f->r, "p", want, &err);
+		assert_non_null(p);
+		assert_int_equal(0, put_end(p, &none, &stamp));
+		assert_int_equal(0, root_look(f->r, "p", &v, &stamp));
+		if (i == 1 || i == 2)
+			assert_int_equal(times[i], v->mtime_ns);
+		version_unref(v);
+		version_unref(want);
+		shell(f->path, "rm p");
+	}
+	struct version *large = version_file(0644, SYNC_FILE_MAX + 1, 0, NULL);
+	assert_null(put_new(f->r, "p", large, &err));
+	assert_int_equal(-EFBIG, err);
+	version_unref(large);
+	assert_text(f, "", "ls state/0123/stage");
+}
+
 static void a_directory_with_only_our_own_in_it_goes(void **state)
 {
 	struct sync_root *f = *state;
@@ -440,12 +467,13 @@ static void in_place_keeps_the_inode(void **state)
 	struct stamp stamp;
 	struct stat a, b;
 	sync_root_reopen(f, true);
-	shell(f->path, "printf 'a longer text' >p; chmod 600 p; ln p q");
+	shell(f->path, "printf 'a longer text' >p; chmod 4600 p; ln p q");
 	assert_int_equal(0, stat(at(f->path, "p"), &a));
 	struct expect e = expect_now(f, "p");
 	assert_int_equal(0, put_text(f, "p", "short", &e, &stamp));
 	expect_free(&e);
 	assert_text(f, "short", "cat root/q");
+	assert_text(f, "640\n", "stat -c %a root/q"); /* no set-user-id bit on another's content */
 	assert_text(f, "a longer text", "cat state/0123/trash/*/*-p");
 	e = expect_now(f, "p");
 	assert_memory_equal(&e.stamp, &stamp, sizeof(stamp));
@@ -717,6 +745,7 @@ int main(void)
 		TEST(a_file_that_was_given_up_can_be_resumed),
 		TEST(a_killed_transfer_can_be_resumed),
 		TEST(in_place_keeps_the_inode),
+		TEST(times_and_sizes_of_any_sort),
 		TEST(files_are_replaced_without_exchange),
 		TEST(the_stage_and_the_trash_come_back),
 		TEST(a_full_disk_leaves_all_as_it_was),

@@ -1,4 +1,5 @@
 #include <setjmp.h>
+#include <sys/mman.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -257,6 +258,18 @@ static void test_holes(void **state)
 	}
 }
 
+static void test_too_large(void **state)
+{
+	uint8_t out[32];
+	struct signature sig;
+	int fd = memfd_create("large", MFD_CLOEXEC);
+	(void)state;
+	assert_int_equal(ftruncate(fd, (off_t)SYNC_FILE_MAX + 1), 0);
+	assert_int_equal(digest_file(fd, out, &sig), -EFBIG);
+	assert_int_equal(sig.n, 0);
+	close(fd);
+}
+
 static double seconds(void)
 {
 	struct timespec t;
@@ -311,7 +324,7 @@ int main(void)
 		cmocka_unit_test(test_sha256), cmocka_unit_test(test_weak),
 		cmocka_unit_test(test_pieces), cmocka_unit_test(test_zeros),
 		cmocka_unit_test(test_file),   cmocka_unit_test(test_holes),
-		cmocka_unit_test(test_speed),
+		cmocka_unit_test(test_speed),  cmocka_unit_test(test_too_large),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -117,6 +117,29 @@ static void names(void **state)
 	tree_free(t);
 }
 
+/* Links that lead nowhere, 4 KB each: they count for what they are. */
+static void full_of_links(void **state)
+{
+	enum { MAX = 20000 };
+	static char target[4000];
+	struct tree *t = tree_new(MAX, NULL, NULL);
+	char name[24];
+	size_t n = 0;
+	(void)state;
+	memset(target, 'x', sizeof(target));
+	for (; n < MAX; n++) {
+		snprintf(name, sizeof(name), "l%zu", n);
+		struct node *l = tree_get(t, slice_str(name));
+		if (!l)
+			break;
+		node_set(t, l, SYNC_BETA, version_link(slice_of(target, sizeof(target))));
+	}
+	assert_true(tree_full(t));
+	assert_in_range(n, MAX / 20, MAX / 8);
+	assert_true(tree_bytes(t) < (size_t)MAX * 320 + (1 << 20) + 8192);
+	tree_free(t);
+}
+
 static void count_forgotten(void *arg, struct node *n)
 {
 	(void)n;
@@ -315,9 +338,10 @@ static void others(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(versions), cmocka_unit_test(names), cmocka_unit_test(pruning),
-		cmocka_unit_test(dirty),    cmocka_unit_test(order), cmocka_unit_test(memory),
-		cmocka_unit_test(others),
+		cmocka_unit_test(versions),      cmocka_unit_test(names),
+		cmocka_unit_test(pruning),       cmocka_unit_test(dirty),
+		cmocka_unit_test(order),         cmocka_unit_test(memory),
+		cmocka_unit_test(full_of_links), cmocka_unit_test(others),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
