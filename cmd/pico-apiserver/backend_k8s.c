@@ -152,14 +152,18 @@ static void on_pods_of(void *arg, int status, const char *why, struct slice body
 	}
 }
 
-static void adopt_step(struct kube_box *x)
+static void ask_pods(struct kube_box *x, http_fetched *then)
 {
 	char *all = kube_target(KUBE_POD, x->k->ns, NULL);
 	char *selector = kube_selector(NULL, x->session);
-	x->ask =
-	    kube_ask(x->k, "GET", xasprintf("%s%s", all, selector), NULL, nothing, on_pods_of, x);
+	x->ask = kube_ask(x->k, "GET", xasprintf("%s%s", all, selector), NULL, nothing, then, x);
 	free(all);
 	free(selector);
+}
+
+static void adopt_step(struct kube_box *x)
+{
+	ask_pods(x, on_pods_of);
 }
 
 static void create_step(struct kube_box *x);
@@ -295,12 +299,7 @@ static void on_pods_left(void *arg, int status, const char *why, struct slice bo
 
 static void pause_step(struct kube_box *x)
 {
-	char *all = kube_target(KUBE_POD, x->k->ns, NULL);
-	char *selector = kube_selector(NULL, x->session);
-	x->ask =
-	    kube_ask(x->k, "GET", xasprintf("%s%s", all, selector), NULL, nothing, on_pods_left, x);
-	free(all);
-	free(selector);
+	ask_pods(x, on_pods_left);
 }
 
 static void resume_late(struct kube_box *x)

@@ -350,8 +350,12 @@ static void start(struct call *c, struct session *s, struct order *o)
 	j->run = run_start(c->sv, s, &command, on_ended, j, &err);
 	if (!j->run) {
 		job_free(j);
-		call_error(c, 502, "COMMAND_FAILED", 1, NULL,
-			   "the command could not be started: %s", err_text(err));
+		if (err == -E2BIG)
+			call_error(c, 413, "PAYLOAD_TOO_LARGE", 0, NULL,
+				   "command and env are too long for this backend: upload a file");
+		else
+			call_error(c, 502, "COMMAND_FAILED", 1, NULL,
+				   "the command could not be started: %s", err_text(err));
 		return;
 	}
 	j->in = j->run->in;

@@ -7,6 +7,7 @@
 #include "proto/ssh/key.h"
 #include "reactor/child.h"
 #include "reactor/crypto.h"
+#include "reactor/crypto_cipher.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
 #include "reactor/opt.h"
@@ -87,7 +88,8 @@ static const struct opt opts[] = {
 	TEXT("tls-cert", &flags.cert, "FILE", "certificate (PEM)"),
 	TEXT("tls-key", &flags.key, "FILE", "its private key (PEM)"),
 	HEADING("Tokens (without: anybody who gets here is served)"),
-	TEXT("jwt-secret", &flags.auth.secret, "TEXT", "HS256 secret; seen by ps, better:"),
+	TEXT("jwt-secret", &flags.auth.secret, "TEXT",
+	     "HS256 secret; seen by ps for a moment, better:"),
 	TEXT("jwt-secret-file", &flags.auth.secret_file, "FILE", "HS256 secret"),
 	TEXT("jwt-public-key", &flags.auth.public_key_file, "FILE",
 	     "RS256, ES256 or EdDSA public key (PEM)"),
@@ -394,6 +396,8 @@ int main(int argc, char **argv)
 	if (auth_init(&sv->auth, &flags.auth, err, sizeof(err)) < 0 ||
 	    tls_setup(err, sizeof(err)) < 0 || listen_address(&a, err, sizeof(err)) < 0)
 		return fail(err);
+	if (flags.auth.secret) /* out of what ps shows */
+		secret_wipe((void *)(uintptr_t)flags.auth.secret, strlen(flags.auth.secret));
 	sv->auth.check_host = a.kind == ADDR_TCP && addr_is_loopback(&a);
 	sv->rx = reactor_new();
 	int code = run(sv, &a, err, sizeof(err));

@@ -6,6 +6,7 @@
 
 #include "cmd/pico-apiserver/api.h"
 #include "proto/ssh/ssh.h"
+#include "reactor/log.h"
 
 enum { COMMAND_ROOM = 64 * 1024, FAILED_STATUS = 255 };
 
@@ -75,7 +76,8 @@ static void on_exited(void *arg, const struct ssh_exit *e)
 static void on_failed(void *arg, int code, const char *why)
 {
 	struct child_status st = { .exec_errno = code < 0 && code > -4096 ? -code : EIO };
-	(void)why;
+	if (!((struct ssh_run *)arg)->over)
+		log_warn("command-over-ssh reason=%s", log_quote(slice_str(why)));
 	tell(arg, &st);
 }
 

@@ -65,7 +65,8 @@ int sandbox_root_confine(const struct init_options *);
 
 /* --- sandbox_filter.c --- */
 /* Refuses some system calls to this process and its children for good; no_new_privs is set. 0, also
- * where the kernel knows no filters and on machines other than x86-64 and arm64; or -1 and errno. */
+ * where the kernel knows no filters and on machines other than x86-64 and arm64; or -1 and errno.
+ */
 int sandbox_filter_set(void);
 
 /* --- sandbox_cgroup.c --- */

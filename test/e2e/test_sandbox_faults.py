@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from lab import run, wait_for
-from sandboxes import Api
+from sandboxes import Api, token
 
 
 class Engine(http.server.ThreadingHTTPServer):
@@ -250,3 +250,18 @@ def test_as_many_commands_at_once_as_may_be(api):
         c.close()
     wait_for(lambda: api.request("POST", f"/v1/sessions/{s}/commands", {"command": "true"}).status == 200, 20, "there is room")
     assert api.request("DELETE", f"/v1/sessions/{s}").status == 200
+
+
+def test_a_secret_on_the_command_line_is_not_left_there_and_a_command_may_be_too_long(tmp_path):
+    a = Api(tmp_path, "--jwt-secret", "do-not-show-this-to-anybody-here", "--sandbox-address", "127.0.0.1:1", backend="address")
+    try:
+        with open(f"/proc/{a.proc.pid}/cmdline") as f:
+            line = f.read()
+        assert "pico-apiserver" in line and "--jwt-secret" in line and "show" not in line
+        me = token("do-not-show-this-to-anybody-here", "me")
+        # over SSH a command has less room than elsewhere
+        s = a.create(me)["session_id"]
+        r = a.request("POST", f"/v1/sessions/{s}/commands", {"command": "true" + " " * 70000}, token=me)
+        assert r.status == 413, r.body
+    finally:
+        a.stop()
