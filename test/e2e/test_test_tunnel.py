@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -518,7 +519,12 @@ def test_raw_tunnel_ends_with_the_sandboxs_side(tmp_path):
     a = Api(tmp_path, "--sandbox-address", f"127.0.0.1:{server.port}", backend="address")
     p = subprocess.Popen([TOOL, "-W", "-api", f"http://localhost:{a.port}", "-session", a.create()["session_id"]],
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert p.stdout.read() == b"SSH-2.0-x\r\n" and p.poll() is None
+    text, more = b"", b" "
+    while more:
+        assert select.select([p.stdout], [], [], 20)[0], text
+        more = os.read(p.stdout.fileno(), 100)
+        text += more
+    assert text == b"SSH-2.0-x\r\n" and p.poll() is None
     p.stdin.close()
     assert p.wait(10) == 0
     a.end()
