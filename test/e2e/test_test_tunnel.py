@@ -398,7 +398,10 @@ def test_https_and_tokens(tmp_path):
     p = tool(url, "-ca", pki.crt("ca"), "-token", alice, session=s)
     assert p.returncode == 0, p.stderr
     assert tool(url, "-insecure", "-token", alice, session=s).returncode == 0
-    assert "certificate" in error_of(tool(url, "-token", alice, session=s))
+    p = tool(url, "-token", alice, session=s)
+    assert "certificate" in error_of(p) and "-ca FILE" in p.stderr
+    p = tool(url.replace("https", "http"), "-token", alice, session=s)
+    assert error_of(p).startswith("Error: CONNECT failed: ") and "https" in p.stderr
     ca = ["-ca", pki.crt("ca")]
     assert error_of(tool(url, *ca, session=s)).startswith("Error: CONNECT failed with status 401")
     assert "status 404" in error_of(tool(url, *ca, "-token", token(SECRET, "mallory"), session=s))
