@@ -275,9 +275,11 @@ int sandbox_root_enter(const struct init_options *o, char fingerprint[64])
 	static const char *const system[] = { "usr",   "bin",   "sbin",  "lib",
 					      "lib32", "lib64", "libx32" };
 	char tmpfs[96];
+	/* Files count as memory: who fills the disk is to hear of no space, not to be killed. */
+	uint64_t memory = o->memory ? o->memory : 1ULL << 30;
 	umask(022);
 	snprintf(tmpfs, sizeof(tmpfs), "mode=755,nr_inodes=1m,size=%llu",
-		 (unsigned long long)(o->memory ? o->memory : 1ULL << 30));
+		 (unsigned long long)(memory - memory / 8));
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == -1)
 		return complain("make private", "/");
 	if (make_dir("root", 0700) < 0)

@@ -84,8 +84,11 @@ static const char *advice(const char *why)
 	static const struct {
 		const char *starts, *advice;
 	} all[] = {
+		{ "failed to connect to server: failed to establish TLS",
+		  "-ca FILE says whose certificates to believe" },
 		{ "failed to connect to server",
 		  "is pico-apiserver running there? Try: curl API/health; to start one: make run" },
+		{ "CONNECT failed: malformed", "does it want -api https://... ?" },
 		{ "CONNECT failed with status 401", "give a valid token: -token" },
 		{ "CONNECT failed with status 404",
 		  "the ID is wrong, or the session has expired. See: curl API/v1/sessions" },

@@ -152,7 +152,10 @@ class Api:
         if token:
             h["Authorization"] = f"Bearer {token}"
         try:
-            c.request(method, path, body, h)
+            try:
+                c.request(method, path, body, h)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it did not want the whole body, and has said why
             r = c.getresponse()
             return Reply(r.status, r.headers, r.read())
         finally:

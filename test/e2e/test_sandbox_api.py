@@ -73,6 +73,8 @@ def test_camel_case_twin(api):
     assert twin["session_id"] == s["sandboxId"] and twin["created_at"] == s["createdAt"]
     assert s["sandboxId"] in [x["sandboxId"] for x in api.request("GET", "/v1/sandboxes?limit=100").json["sandboxes"]]
     assert "requestId" in api.request("GET", "/v1/sandboxes/nope").json
+    r = api.request("POST", f"/v1/sandboxes/{s['sandboxId']}/commands", {"command": "exit 3"}).json
+    assert r["exitCode"] == 3 and r["durationMs"] >= 0 and not r["timedOut"]
     sock, rest = api.connect(s["sandboxId"], path="/v1/sandboxes/{}")
     assert (rest + sock.recv(100)).startswith(b"SSH-2.0-")
     sock.close()
@@ -267,6 +269,8 @@ def test_code(api, session):
     assert code(code="print(sum(range(100)))").json["stdout"] == "4950\n"
     assert code(language="bash", code="echo $((6*7))").json["stdout"] == "42\n"
     assert code(code="1/0").json["exit_code"] == 1
+    r = code(language="javascript", code="console.log(6 * 7)")  # by the host's node, if it has one
+    assert r.json["stdout"] == "42\n" if shutil.which("node") else r.json["error"] == "COMMAND_NOT_FOUND"
     error(code(language="cobol", code="x"), 400, "INVALID_REQUEST")
 
 
@@ -289,6 +293,30 @@ def test_files(api, session):
     for bad in ("/tmp/x", "../x", "tmp/x", "out/tmp/y"):
         error(api.request("PUT", path + bad, b"x"), 403, "PATH_FORBIDDEN")
     assert api.run(session, "ls /tmp")["stdout"] == ""
+
+
+def test_full_disk(tmp_path):
+    """Hurts nobody but the upload, nor does memory that runs out."""
+    api = Api(tmp_path, "--sandbox-memory", "128m")
+    s = api.create()["session_id"]
+    r = api.request("PUT", f"/v1/sessions/{s}/files?path=big", iter([bytes(1 << 20)] * 150))
+    error(r, 507, "NO_SPACE")
+    assert api.run(s, "ls -A")["stdout"] == ""
+    assert "No space left" in api.run(s, "head -c 150000000 /dev/zero >full")["stderr"]
+    r = api.run(s, "rm full; python3 -c 'x = bytearray(150 << 20)'")
+    assert r["exit_code"] != 0 or not os.access("/sys/fs/cgroup/memory", os.W_OK)
+    assert api.run(s, "echo alive")["stdout"] == "alive\n"
+    api.end()
+
+
+def test_client_that_leaves_kills_its_command(api, session):
+    s = socket.create_connection(("127.0.0.1", api.port))
+    body = json.dumps({"command": "sleep 4323"}).encode()
+    s.sendall(f"POST /v1/sessions/{session}/commands HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+              f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    wait_for(lambda: api.run(session, "pgrep -fc '[s]leep 4323'")["stdout"] == "1\n")
+    s.close()
+    wait_for(lambda: api.run(session, "pgrep -fc '[s]leep 4323'")["stdout"] == "0\n")
 
 
 def test_upload_that_breaks_off(api, session):

@@ -54,8 +54,9 @@ def test_terminal(api, session):
         while what not in text:
             assert time.monotonic() < end and select.select([fd], [], [], 30)[0], text
             text += os.read(fd, 4096)
-    os.write(fd, b"tty; stty size; echo $TERM | wc -l; sleep 1000; echo x$((6*7))x\n")
+    os.write(fd, b"tty; stty size; sleep 1001; echo x$((6*7))x\n")
     until(b"33 77")
+    wait_for(lambda: api.run(session, "pgrep -xfc 'sleep 1001'")["stdout"] == "1\n")
     os.write(fd, b"\x03")
     os.write(fd, b"echo y$((6*7))y; exit 9\n")
     until(b"y42y")

@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -397,7 +398,10 @@ def test_https_and_tokens(tmp_path):
     p = tool(url, "-ca", pki.crt("ca"), "-token", alice, session=s)
     assert p.returncode == 0, p.stderr
     assert tool(url, "-insecure", "-token", alice, session=s).returncode == 0
-    assert "certificate" in error_of(tool(url, "-token", alice, session=s))
+    p = tool(url, "-token", alice, session=s)
+    assert "certificate" in error_of(p) and "-ca FILE" in p.stderr
+    p = tool(url.replace("https", "http"), "-token", alice, session=s)
+    assert error_of(p).startswith("Error: CONNECT failed: ") and "https" in p.stderr
     ca = ["-ca", pki.crt("ca")]
     assert error_of(tool(url, *ca, session=s)).startswith("Error: CONNECT failed with status 401")
     assert "status 404" in error_of(tool(url, *ca, "-token", token(SECRET, "mallory"), session=s))
@@ -518,7 +522,12 @@ def test_raw_tunnel_ends_with_the_sandboxs_side(tmp_path):
     a = Api(tmp_path, "--sandbox-address", f"127.0.0.1:{server.port}", backend="address")
     p = subprocess.Popen([TOOL, "-W", "-api", f"http://localhost:{a.port}", "-session", a.create()["session_id"]],
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert p.stdout.read() == b"SSH-2.0-x\r\n" and p.poll() is None
+    text, more = b"", b" "
+    while more:
+        assert select.select([p.stdout], [], [], 20)[0], text
+        more = os.read(p.stdout.fileno(), 100)
+        text += more
+    assert text == b"SSH-2.0-x\r\n" and p.poll() is None
     p.stdin.close()
     assert p.wait(10) == 0
     a.end()

@@ -7,6 +7,7 @@ import ssl
 import urllib.parse
 
 from . import errors
+from .tls_tunnel import tls_socket
 
 HEAD_MAX = 64 * 1024
 
@@ -73,7 +74,7 @@ class Transport:
             return response.json()
 
     def tunnel(self, path, timeout):
-        """A connected socket behind CONNECT. It is a plain one (of ssl over https): nothing was read ahead."""
+        """A connected socket behind CONNECT, with nothing read ahead."""
         try:
             sock = socket.create_connection((self.host, self.port), timeout)
         except OSError as e:
@@ -81,7 +82,8 @@ class Transport:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.tls:
-                sock = self.tls.wrap_socket(sock, server_hostname=self.host)
+                sock = tls_socket(sock, self.tls, self.host)
+                sock.settimeout(timeout)
             host = f"[{self.host}]" if ":" in self.host else self.host
             lines = [f"CONNECT {self.base}{path} HTTP/1.1", f"Host: {host}:{self.port}"]
             lines += [f"{name}: {value}" for name, value in self._headers().items()]
