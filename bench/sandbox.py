@@ -21,8 +21,8 @@ from rig import BenchError, Program  # noqa: E402
 class Plan:
     def __init__(self, quick):
         self.quick = quick
-        self.rounds = 2 if quick else 4
-        self.time = 0.3 if quick else 0.5
+        self.rounds = 2 if quick else 3
+        self.time = 0.2 if quick else 0.5
         self.warm = 0.1 if quick else 0.15
         self.tunnels = 100 if quick else 500
         self.banner_rounds = 1 if quick else 2
@@ -52,11 +52,12 @@ def through(running):
 def burst(plan, results):
     """All opened at once, each used for a byte there and back. Once for each peer also the memory of those
     that are held, after that and when they were opened 64 at a time."""
+    def once(peer, running):
+        hold(plan, results, "held", peer, running, 64, remember=True)
+
     def ask(peer, running):
-        new = peer.name not in results.get("burst", {})
-        if new:
-            hold(plan, results, "held", peer, running, 64, remember=True)
-        hold(plan, results, "burst", peer, running, plan.tunnels + 1, remember=new)
+        hold(plan, results, "burst", peer, running, plan.tunnels + 1, remember=peer.name not in results.get("burst", {}))
+    Q.rounds(plan, "held", S.TUNNELS, 1, once)
     Q.rounds(plan, "burst", S.TUNNELS, plan.rounds, ask)
 
 
@@ -171,9 +172,9 @@ def only(those):
 
 def measure(plan, wanted):
     results = {"meta": report.machine(plan.quick), "failed": [], "tunnels": plan.tunnels, "queue": plan.queue}
-    results["meta"]["versions"] = [report.first_line("haproxy", "-v"), report.first_line("nginx", "-v"),
+    results["meta"]["versions"] = [report.first_line("haproxy", "-v"), report.first_line("nginx", "-v"), report.first_line("tinyproxy", "-v"),
                                    report.first_line("ssh", "-V"), report.first_line("docker", "--version")]
-    for program in ("haproxy", "nginx"):
+    for program in ("haproxy", "nginx", "tinyproxy"):
         if not shutil.which(program) and any(p.name.startswith(program) for p in S.TUNNELS + S.HEALTH + S.BANNERS):
             results["failed"].append(f"{program}: not there")
             only(lambda p, program=program: not p.name.startswith(program))
@@ -195,8 +196,8 @@ def main():
                    "nowhere)")
     a.add_argument("--only", metavar="LIST", help=",".join(QUESTIONS))
     a.add_argument("--peers", metavar="LIST", help="only these in all but first: " + ",".join(dict.fromkeys(p.name for p in S.RELAYS)))
-    a.add_argument("--rounds", type=int, metavar="N", help="runs of each in tunnel, burst and health (default 4; quick 2)")
-    a.add_argument("--time", type=float, metavar="S", help="seconds of each run in tunnel and health (default 0.5; quick 0.3)")
+    a.add_argument("--rounds", type=int, metavar="N", help="runs of each in tunnel, burst and health (default 3; quick 2)")
+    a.add_argument("--time", type=float, metavar="S", help="seconds of each run in tunnel and health (default 0.5; quick 0.2)")
     a.add_argument("--render", metavar="FILE", help="no measuring: the section of an earlier raw file")
     o = a.parse_args()
     if o.render:
