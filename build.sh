@@ -31,7 +31,7 @@ SSH_PACKAGES="openssh-server openssh-client dropbear-bin openssl procps
 if ! command -v kubectl >/dev/null; then SSH_PACKAGES+=" kubernetes-client"; fi
 RELEASE_PACKAGES="g++ dpkg-dev"
 BENCH_PACKAGES="haproxy nginx libnginx-mod-stream stunnel4 socat openssh-server openssh-client
-	iproute2 util-linux strace linux-perf rsync unison git docker.io busybox-static openssl"
+	iproute2 util-linux strace linux-perf rsync unison git docker.io busybox-static openssl tinyproxy-bin"
 LINT_PACKAGES="clang-format clang-tidy cppcheck shellcheck"
 
 say() { printf '== %s\n' "$*"; }

@@ -235,7 +235,7 @@ static bool connect_through(struct side *e)
 		e->ready &= ~(unsigned)READY_IN; /* the rest tells, too */
 		return false;
 	}
-	if (!end || strncmp(text, "HTTP/1.1 200 ", 13) != 0)
+	if (!end || strncmp(text, "HTTP/1.", 7) != 0 || strncmp(text + 8, " 200 ", 5) != 0)
 		refused(text);
 	e->open = recv(e->fd, text, (size_t)(end + 4 - text), 0) == end + 4 - text;
 	return e->open;

@@ -222,7 +222,7 @@ def load(mode, running, **options):
 class Idle:
     """A load generator that holds connections; its answers have the CPU of pids."""
     def __init__(self, running, most, pids=(), flags=(), **options):
-        argv = load_argv("idle", running.port, running.target, pids, conns=most, limit="300s", **options)
+        argv = load_argv("idle", running.port, running.target, pids, conns=most, **{"limit": "300s", **options})
         self.p = subprocess.Popen(argv + list(flags), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def tell(self, command):

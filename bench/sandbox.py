@@ -21,11 +21,12 @@ from rig import BenchError, Program  # noqa: E402
 class Plan:
     def __init__(self, quick):
         self.quick = quick
-        self.rounds = 2 if quick else 5
-        self.time = 0.3 if quick else 0.5
+        self.rounds = 2 if quick else 3
+        self.time = 0.2 if quick else 0.5
         self.warm = 0.1 if quick else 0.15
         self.tunnels = 100 if quick else 500
-        self.banner_rounds = 1 if quick else 3
+        self.banner_rounds = 1 if quick else 2
+        self.queue = 25 if quick else 100  # an sshd has room for 128 that it has not accepted yet, and loses others
         self.sessions = 5 if quick else 25
         self.containers = 2 if quick else 20
         self.asking = (1, 16, 64)
@@ -49,29 +50,36 @@ def through(running):
 
 
 def burst(plan, results):
-    """All opened at once, each used for a byte there and back; then the memory of those that are held."""
+    """All opened at once, each used for a byte there and back. Once for each peer also the memory of those
+    that are held, after that and when they were opened 64 at a time."""
+    def once(peer, running):
+        hold(plan, results, "held", peer, running, 64, remember=True)
+
     def ask(peer, running):
-        hold(plan, results, "burst", peer, running)
+        hold(plan, results, "burst", peer, running, plan.tunnels + 1, remember=peer.name not in results.get("burst", {}))
+    Q.rounds(plan, "held", S.TUNNELS, 1, once)
     Q.rounds(plan, "burst", S.TUNNELS, plan.rounds, ask)
 
 
-def hold(plan, results, question, peer, running, *flags):
+def hold(plan, results, question, peer, running, at_once, *flags, condition="run", remember=False):
     n = plan.tunnels + 1
     # 1 is the runner: all that was started is below it, also what its parent has left
-    h = rig.Idle(running, n, [*running.pids, 1], flags, at_once=n, **through(running))
+    h = rig.Idle(running, n, [*running.pids, 1], flags, at_once=at_once, limit="60s", **through(running))
+    near = [p.pid for p in running.near]
     try:
         h.tell("hold 1")  # what only the first costs belongs to the program at rest
-        near = [p.pid for p in running.near]
-        rest = rig.settled(near, below=False)[0]
+        rest = rig.settled(near, below=False)[0] if remember else 0
         run = h.tell(f"hold {n}")
         run["cpu_all"] = run["cpu"].pop()
         run["halves"] = running.by_half(run.pop("cpu"))
         run["ok"] = run["held"] == n and run["failed"] == 0
         if not run["ok"]:
             raise BenchError(f"{run['held']} of {n} held")
-        run["memory"] = (rig.settled(near, below=False)[0] - rest) / plan.tunnels
+        if remember:
+            time.sleep(1.5)  # ours gives back what a storm left after a second
+            run["memory"] = (rig.settled(near, below=False)[0] - rest) / plan.tunnels
         h.tell("close")
-        Q.put(results, question, peer, "run", run)
+        Q.put(results, question, peer, condition, run)
     finally:
         h.end()
 
@@ -79,7 +87,9 @@ def hold(plan, results, question, peer, running, *flags):
 def banners(plan, results):
     """The same with real sshds, a process or two each; all cores for all."""
     def ask(peer, running):
-        hold(plan, results, "banners", peer, running, "--banner")
+        hold(plan, results, "banners", peer, running, plan.queue, "--banner", condition=f"{plan.queue} at a time")
+        if not running.far:
+            hold(plan, results, "banners", peer, running, plan.tunnels + 1, "--banner", condition="all at once")
     everywhere(True)
     try:
         Q.rounds(plan, "banners", S.BANNERS, plan.banner_rounds, ask)
@@ -161,10 +171,10 @@ def only(those):
 
 
 def measure(plan, wanted):
-    results = {"meta": report.machine(plan.quick), "failed": [], "tunnels": plan.tunnels}
-    results["meta"]["versions"] = [report.first_line("haproxy", "-v"), report.first_line("nginx", "-v"),
+    results = {"meta": report.machine(plan.quick), "failed": [], "tunnels": plan.tunnels, "queue": plan.queue}
+    results["meta"]["versions"] = [report.first_line("haproxy", "-v"), report.first_line("nginx", "-v"), report.first_line("tinyproxy", "-v"),
                                    report.first_line("ssh", "-V"), report.first_line("docker", "--version")]
-    for program in ("haproxy", "nginx"):
+    for program in ("haproxy", "nginx", "tinyproxy"):
         if not shutil.which(program) and any(p.name.startswith(program) for p in S.TUNNELS + S.HEALTH + S.BANNERS):
             results["failed"].append(f"{program}: not there")
             only(lambda p, program=program: not p.name.startswith(program))
@@ -186,8 +196,8 @@ def main():
                    "nowhere)")
     a.add_argument("--only", metavar="LIST", help=",".join(QUESTIONS))
     a.add_argument("--peers", metavar="LIST", help="only these in all but first: " + ",".join(dict.fromkeys(p.name for p in S.RELAYS)))
-    a.add_argument("--rounds", type=int, metavar="N", help="runs of each in tunnel, burst and health (default 5; quick 2)")
-    a.add_argument("--time", type=float, metavar="S", help="seconds of each run in tunnel and health (default 0.5; quick 0.3)")
+    a.add_argument("--rounds", type=int, metavar="N", help="runs of each in tunnel, burst and health (default 3; quick 2)")
+    a.add_argument("--time", type=float, metavar="S", help="seconds of each run in tunnel and health (default 0.5; quick 0.2)")
     a.add_argument("--render", metavar="FILE", help="no measuring: the section of an earlier raw file")
     o = a.parse_args()
     if o.render:

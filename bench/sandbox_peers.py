@@ -42,35 +42,50 @@ def request(port, method, path, body=None):
 
 
 class Tunnel(Peer):
-    """pico-apiserver in front of one address, or of sandboxes of its own; every connection is a CONNECT."""
-    def __init__(self, name, start, sandboxes=1):
+    """Every connection is a CONNECT first, to one of what paths(running) gives."""
+    def __init__(self, name, start, paths):
         super().__init__(name, "plain", 1, start, "")
-        self.sandboxes = sandboxes
+        self.paths = paths
 
     def start(self):
         running = super().start()
         try:
-            running.through = [f"/v1/sessions/{request(running.port, 'POST', '/v1/sessions')['session_id']}/tunnel"
-                               for _ in range(self.sandboxes)]
+            running.through = self.paths(running)
         except BaseException:
             running.stop()
             raise
         return running
 
 
+def sessions(n):
+    return lambda running: [f"/v1/sessions/{request(running.port, 'POST', '/v1/sessions')['session_id']}/tunnel" for _ in range(n)]
+
+
 def to_address(port, _between, target):
     return [api_run(port, "--backend", "address", "--sandbox-address", f"127.0.0.1:{target}")], []
 
 
-# bench/relay's bare splice relay is the limit, haproxy copies unless told to splice.
-TUNNELS = [P.BY_NAME[n] for n in ("direct", "splice", "haproxy", "haproxy-splice")] + [Tunnel(OURS, to_address)]
+def tinyproxy(port, _between, _target):
+    conf = write("tinyproxy.conf", f"""
+Port {port}
+Listen 127.0.0.1
+Timeout 3600
+MaxClients 2000
+Allow 127.0.0.1
+LogLevel Critical
+LogFile "{WORK}/tinyproxy.err"
+PidFile "{WORK}/tinyproxy.pid"
+DisableViaHeader Yes
+""")
+    return [Program("tinyproxy", ["tinyproxy", "-d", "-c", conf])], []
+
+
+# bench/relay's bare splice relay is the limit, haproxy copies unless told to splice; tinyproxy CONNECTs, too.
+TUNNELS = [P.BY_NAME[n] for n in ("direct", "splice", "haproxy", "haproxy-splice")] + [
+    Tunnel("tinyproxy", tinyproxy, lambda running: [f"127.0.0.1:{running.target}"]), Tunnel(OURS, to_address, sessions(1))]
 
 
 # -- a small static answer -----------------------------------------------------------------------------
-
-def health_ours(port, _between, target):
-    return [api_run(port, "--backend", "address", "--sandbox-address", f"127.0.0.1:{target}")], []
-
 
 def health_nginx(port, _between, _target):
     conf = write("nginx-health.conf", f"""
@@ -105,11 +120,11 @@ frontend health
     bind 127.0.0.1:{port}
     http-request return status 200 content-type application/json string "{ANSWER.replace('"', chr(92) + '"')}"
 """)
-    return [P.Program("haproxy-health", ["haproxy", "-db", "-f", conf])], []
+    return [Program("haproxy-health", ["haproxy", "-db", "-f", conf])], []
 
 
 HEALTH = [Peer("nginx", "plain", 1, health_nginx, ""), Peer("haproxy", "plain", 1, health_haproxy, ""),
-          Peer(OURS, "plain", 1, health_ours, "")]
+          Peer(OURS, "plain", 1, to_address, "")]
 
 
 # -- many sshds ----------------------------------------------------------------------------------------
@@ -147,8 +162,8 @@ def before_sshd(near):
 
 BANNERS = [Peer("sshd", "plain", 1, lambda _port, _between, target: ([], [sshd_run(target)]), ""),
            Peer("haproxy-splice", "plain", 1, before_sshd(P.haproxy(True)), ""),
-           Tunnel(OURS + "-address", before_sshd(to_address)),
-           Tunnel(OURS + "-process", lambda port, *_: ([api_run(port, "--backend", "process")], []), sandboxes=10)]
+           Tunnel(OURS + "-address", before_sshd(to_address), sessions(1)),
+           Tunnel(OURS + "-process", lambda port, *_: ([api_run(port, "--backend", "process")], []), sessions(10))]
 
 RELAYS = TUNNELS + HEALTH + BANNERS
 

@@ -23,7 +23,8 @@ def per_gb_of_all(run):
 def tunnel(r):
     found = r["tunnel"]
     out = ("### A tunnel's bytes\n\nCONNECT, then bytes to an address on loopback and back, beside haproxy in TCP mode (it copies; "
-           "with `option splice-request`, `splice-response` it does not), the bench's bare splice relay, and no relay. Relays on one "
+           "with `option splice-request`, `splice-response` it does not), tinyproxy (which CONNECTs, too, a thread for each), the bench's "
+           "bare splice relay, and no relay. Relays on one "
            "core, the load generator, which checks each byte, on another. CPU s/GB: the relay's, and with the load generator's.\n")
     for way in ("up", "down"):
         ns = ("1", "8")
@@ -49,28 +50,31 @@ def ms(key):
     return lambda run: run[key] / 1000 if run.get(key) is not None else None
 
 
-def opened(found, all_words):
+def opened(found, held=None):
     rows = []
-    for peer, by in found.items():
-        runs = by["run"]
-        rows.append([bold(peer), num(1000 * median(runs, field("seconds")), 1), num(median(runs, ms("p50_us")), 1),
-                     num(median(runs, ms("p99_us")), 1), num(1e6 * median(runs, lambda x: x["halves"][0]) / runs[0]["held"]),
-                     num(1e6 * median(runs, field("cpu_all")) / runs[0]["held"]),
-                     num(median(runs, field("memory"))) if peer not in ("direct", "sshd") else "–"])
-    return table(["", "all: ms", "p50 ms", "p99 ms", "CPU µs each", all_words, "bytes each, held"], rows)
+    for peer, condition, runs in ((p, c, runs) for p, by in found.items() for c, runs in by.items()):
+        rows.append([bold(peer) + ("" if condition == "run" else f", {condition}"), num(1000 * median(runs, field("seconds")), 1),
+                     num(median(runs, ms("p50_us")), 1), num(median(runs, ms("p99_us")), 1),
+                     num(1e6 * median(runs, lambda x: x["halves"][0]) / runs[0]["held"]),
+                     num(1e6 * median(runs, field("cpu_all")) / runs[0]["held"])])
+        if held:
+            for of in (held, found):
+                rows[-1].append(num(of_peer(of, peer, "run", field("memory"))) if peer != "direct" else "–")
+    return table(["", "all: ms", "p50 ms", "p99 ms", "CPU µs each", "of all"] +
+                 (["bytes each", "after such a burst"] if held else []), rows)
 
 
 def burst(r):
-    return (f"### {r['tunnels']} at once\n\nOpened all at the same moment, until each has had a byte back (ours after CONNECT and "
-            "its answer). Bytes each: anonymous memory of the program over that with one, without the kernel's.\n\n" +
-            opened(r["burst"], "of all"))
+    return (f"### {r['tunnels']} at once\n\nOpened all at the same moment, until each has had a byte back (ours and tinyproxy "
+            "after CONNECT and its answer: one more round trip). CPU: of the relay, and of all. Bytes each: anonymous memory of the program with "
+            f"{r['tunnels']} over that with one, opened 64 at a time; without the kernel's.\n\n" + opened(r["burst"], r["held"]))
 
 
 def banners(r):
-    return (f"### {r['tunnels']} at once to real sshds\n\nThe same until each has an sshd's banner, on all cores. *sshd*: OpenSSH's, "
-            "which listens; before it haproxy and ours; *process*: `sshd -i` in ten sandboxes of ours. CPU: of the relay, and of all, sshds "
-            "and load generator; bytes: of the relay alone.\n\n" +
-            opened(r["banners"], "of all"))
+    return (f"### {r['tunnels']} to real sshds\n\nThe same until each has an sshd's banner, on all cores. *sshd*: OpenSSH's, "
+            "which listens; before it haproxy and ours. Its queue has room for 128, and others are lost without a word, so no more than "
+            f"{r['queue']} are opened at a time. *process*: `sshd -i` in ten sandboxes of ours, which need no queue. CPU: of the relay, "
+            "and of all, sshds and load generator.\n\n" + opened(r["banners"]))
 
 
 def health(r):
@@ -133,18 +137,19 @@ def tunnel_targets(r, t):
 
 def burst_targets(r, t):
     found = r["burst"]
-    own, peer = (of_peer(found, n, "run", field("seconds")) for n in (OURS, "haproxy-splice"))
-    t.row(f"{r['tunnels']} tunnels at once: no later than haproxy's connections", ratio(own, peer), 1.0, "{:.2f} ×")
-    t.row("memory of a tunnel: under 1,024 bytes", of_peer(found, OURS, "run", field("memory")), 1024, "{:.0f} bytes")
+    for peer, words in (("tinyproxy", "tinyproxy's"), ("haproxy-splice", "haproxy's connections, without CONNECT")):
+        t.row(f"{r['tunnels']} tunnels at once: no later than {words}",
+              ratio(of_peer(found, OURS, "run", field("seconds")), of_peer(found, peer, "run", field("seconds"))), 1.0, "{:.2f} ×")
+    t.row("memory of a tunnel: under 1,024 bytes", of_peer(r["held"], OURS, "run", field("memory")), 1024, "{:.0f} bytes")
 
 
 def banner_targets(r, t):
-    found = r["banners"]
-    own = of_peer(found, OURS + "-address", "run", field("seconds"))
+    found, c = r["banners"], f"{r['queue']} at a time"
+    own = of_peer(found, OURS + "-address", c, field("seconds"))
     t.row(f"{r['tunnels']} banners through ours: no later than through haproxy",
-          ratio(own, of_peer(found, "haproxy-splice", "run", field("seconds"))), 1.0, "{:.2f} ×")
+          ratio(own, of_peer(found, "haproxy-splice", c, field("seconds"))), 1.0, "{:.2f} ×")
     t.row(f"{r['tunnels']} banners out of sandboxes: no later than from an sshd that listens",
-          ratio(of_peer(found, OURS + "-process", "run", field("seconds")), of_peer(found, "sshd", "run", field("seconds"))), 1.0, "{:.2f} ×")
+          ratio(of_peer(found, OURS + "-process", c, field("seconds")), of_peer(found, "sshd", c, field("seconds"))), 1.0, "{:.2f} ×")
 
 
 def health_targets(r, t):
