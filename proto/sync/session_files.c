@@ -20,6 +20,7 @@ static bool is_other(const struct op *op)
 static void give_up(struct session *s, struct op *op, const char *path, int code)
 {
 	side_look(&s->side, slice_str(path), code == -ESTALE);
+	op->unread = true;
 	op_done(s, op, code, NULL);
 }
 

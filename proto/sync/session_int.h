@@ -50,6 +50,7 @@ struct op {
 	uint8_t side, act, state;
 	bool copy;    /* COPY_FROM has been considered */
 	bool copying; /* and asked for: content is sent if that fails */
+	bool unread;  /* what failed was to read it on the other side */
 	struct node *node;
 	struct version *want;
 	struct version *expect; /* what is there; HASH: what is to be hashed */

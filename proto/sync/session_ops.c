@@ -115,8 +115,11 @@ static void settle(struct session *s, struct op *op)
 		node_set_base(s->side.tree, n, version_ref(op->want));
 	store_note(s->store, n);
 	s->noted = true;
-	problem_clear(s, n, PROBLEM_STALE, (enum sync_side)op->side);
-	problem_clear(s, n, PROBLEM_OP, (enum sync_side)op->side);
+	for (int side = 0; side < 2;
+	     side++) { /* it was to be read on one, and written on the other */
+		problem_clear(s, n, PROBLEM_STALE, (enum sync_side)side);
+		problem_clear(s, n, PROBLEM_OP, (enum sync_side)side);
+	}
 }
 
 static void failed(struct session *s, struct op *op, int status, const char *why)
@@ -129,7 +132,8 @@ static void failed(struct session *s, struct op *op, int status, const char *why
 		scan_below(s->side.scan, op->node); /* what is it? */
 	/* ENOTEMPTY: something has come there, and will be known in a moment. */
 	bool stale = status == -ESTALE || status == -ENOENT || status == -ENOTEMPTY;
-	problem_set(s, op->node, stale ? PROBLEM_STALE : PROBLEM_OP, (enum sync_side)op->side,
+	problem_set(s, op->node, stale ? PROBLEM_STALE : PROBLEM_OP,
+		    (enum sync_side)(op->unread ? !op->side : op->side),
 		    why && *why ? why : err_text(status));
 }
 
@@ -413,6 +417,7 @@ int ops_message(struct session *s, struct msg_in *in)
 		break;
 	case MSG_ABORT:
 		fits = op->state == OP_READING;
+		op->unread = fits;
 		if (fits)
 			op_done(s, op, m->status < 0 ? m->status : -ESTALE, NULL);
 		break;

@@ -536,6 +536,31 @@ static void test_forgotten(void **state)
 	both_alike();
 }
 
+/* What may not be read is told, with the side on which that is, until it may. (The mode of d comes
+ * to alpha, too.) */
+static void test_unreadable(void **state)
+{
+	(void)state;
+	if (getuid() != 0)
+		skip();
+	shell(dir,
+	      "mkdir -m 755 beta; echo 1 >alpha/a; echo 2 >beta/b; mkdir beta/d; echo 3 >beta/d/e;"
+	      "chmod 0 alpha/a beta/b beta/d; chown -R 65534:65534 .");
+	assert_int_equal(0, seteuid(65534));
+	pair_start(SAFE);
+	fence();
+	wait_for_text(status, "\"problems_total\":4");
+	wait_for_text(status, "{\"path\":\"a\",\"side\":\"alpha\",\"why\":\"permission denied\"}");
+	wait_for_text(status, "{\"path\":\"b\",\"side\":\"beta\",\"why\":\"cannot be read:");
+	wait_for_text(status, "{\"path\":\"d\",\"side\":\"beta\",\"why\":\"cannot be listed:");
+	shell(dir, "chmod 644 alpha/a beta/b; chmod 755 beta/d");
+	fence();
+	assert_int_equal(0, seteuid(0));
+	both_alike();
+	wait_for_text(status, "\"problems_total\":0");
+	shell(dir, "grep -q 1 beta/a && grep -q 2 alpha/b && grep -q 3 alpha/d/e");
+}
+
 static void test_refused(void **state)
 {
 	(void)state;
@@ -570,6 +595,7 @@ int main(void)
 		TEST(test_killed),
 		TEST(test_anew),
 		TEST(test_forgotten),
+		TEST(test_unreadable),
 		TEST(test_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
