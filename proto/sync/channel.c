@@ -6,7 +6,8 @@ enum {
 	OUT_MAX = 1 << 20,
 	CHUNK = 384 * 1024, /* any message fits one */
 	CHUNKS_KEPT = 3,
-	IN_MAX = 1 << 20
+	IN_MAX = 1 << 20,
+	MOVE_MAX = 4096
 };
 
 /* What is to be written; messages lie in one piece. */
@@ -25,7 +26,7 @@ struct channel {
 	size_t head; /* of channel_put: the message up to its data */
 	char *buf;   /* what was read: [start, end) */
 	size_t start, end;
-	uint64_t sent, received;
+	uint64_t sent, received, tidied; /* tidied: the sum of both when channel_tidy looked */
 	bool eof;
 };
 
@@ -133,19 +134,26 @@ void channel_put_drop(struct channel *c)
 	c->head = 0; /* the chunk stays, the next message takes it */
 }
 
+static void spares_leave(struct channel *c, unsigned n)
+{
+	while (c->spares > n) {
+		struct chunk *k = c->spare;
+		c->spare = k->next;
+		c->spares--;
+		free(k);
+	}
+}
+
 static void chunk_done(struct channel *c)
 {
 	struct chunk *k = c->first;
 	c->first = k->next;
 	if (!c->first)
 		c->last = NULL;
-	if (c->spares == CHUNKS_KEPT) {
-		free(k);
-		return;
-	}
 	k->next = c->spare;
 	c->spare = k;
 	c->spares++;
+	spares_leave(c, CHUNKS_KEPT);
 }
 
 int channel_flush(struct channel *c)
@@ -171,6 +179,7 @@ int channel_flush(struct channel *c)
 			chunk_done(c);
 		}
 	}
+	spares_leave(c, 1);
 	return 0;
 }
 
@@ -183,7 +192,9 @@ static ssize_t fill(struct channel *c)
 		c->buf = xmalloc(IN_MAX);
 	if (c->start == c->end)
 		c->start = c->end = 0;
-	if (c->start && IN_MAX - c->start < WIRE_MAX + WIRE_HEAD) {
+	/* A little is moved to the front, so that what is used stays small. */
+	if (c->start &&
+	    (c->end - c->start <= MOVE_MAX || IN_MAX - c->start < WIRE_MAX + WIRE_HEAD)) {
 		memmove(c->buf, c->buf + c->start, c->end - c->start);
 		c->end -= c->start;
 		c->start = 0;
@@ -216,6 +227,22 @@ int channel_next(struct channel *c, struct msg_in *in)
 		if (r < 0)
 			return r == -EAGAIN ? 0 : (int)r;
 	}
+}
+
+bool channel_tidy(struct channel *c)
+{
+	uint64_t now = c->sent + c->received;
+	bool idle = now == c->tidied && c->unsent == 0 && c->start == c->end;
+	c->tidied = now;
+	if (!idle || (!c->buf && !c->spare))
+		return false;
+	free(c->buf);
+	c->buf = NULL;
+	c->start = c->end = 0;
+	chunks_free(c->spare);
+	c->spare = NULL;
+	c->spares = 0;
+	return true;
 }
 
 uint64_t channel_sent(const struct channel *c)

@@ -35,6 +35,9 @@ int channel_next(struct channel *, struct msg_in *in);
 int channel_flush(struct channel *);
 /* Nothing waits to be written. */
 bool channel_empty(const struct channel *);
+/* To be called every few seconds: if nothing came or went since the last call, what memory is held
+ * for that is freed. True: it was. */
+bool channel_tidy(struct channel *);
 /* Bytes since the start. */
 uint64_t channel_sent(const struct channel *);
 uint64_t channel_received(const struct channel *);

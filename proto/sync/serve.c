@@ -1,6 +1,7 @@
 #include "proto/sync/serve_int.h"
 
 #include <errno.h>
+#include <malloc.h>
 
 #include "reactor/err.h"
 
@@ -279,6 +280,8 @@ static bool disk(struct serve *s)
 	}
 	if (reactor_now(s->rx) >= s->check_at) {
 		s->check_at = reactor_now(s->rx) + CHECK_MS;
+		if (channel_tidy(s->ch))
+			malloc_trim(0);
 		root_there(s);
 	}
 	return more;

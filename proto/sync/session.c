@@ -3,12 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include "reactor/err.h"
 
 enum {
 	TURN_MS = 10,
+	FRESH_MS = 2, /* and of a scan whose finds are already on their way */
 	MESSAGES = 2048,
 	CHECK_MS = 2000,
 	GONE_QUIET_MS = 30, /* deletions are believed when none has followed for so long */
@@ -89,7 +91,7 @@ static void on_changed(void *arg, struct node *n)
 	if (!n->side[SYNC_ALPHA])
 		hold(s, n);
 	if (!n->parent->parent && slice_eq(slice_of(n->name, n->namelen), SLICE(".tsignore")))
-		s->want_look = s->started;
+		s->want_look = s->started && s->scanned;
 	s->news = true;
 }
 
@@ -394,9 +396,18 @@ static bool messages(struct session *s)
 
 /* --- rounds --- */
 
+/* Nothing has been agreed on, and nothing is at beta: all there is to do is to make what alpha has,
+ * and that can begin before all of it is known. */
+static bool is_fresh(const struct session *s)
+{
+	return s->far_scanned && s->far_entries == 0 && !s->remembers &&
+	       list_empty(&s->problems.all);
+}
+
 /* Both sides are known: whatever is not settled is looked at. */
 static void start(struct session *s)
 {
+	s->fresh = !s->scanned;
 	struct tree *t = s->side.tree;
 	for (struct node *n = node_next(t, tree_root(t)); n; n = node_next(t, n))
 		if (n->side[SYNC_ALPHA] != n->side[SYNC_BETA] || n->side[SYNC_ALPHA] != n->base)
@@ -536,15 +547,19 @@ static void session_run(struct task *t)
 	}
 	if (s->opened && s->code == 0) {
 		/* A fence waits for what there is now, not for what keeps coming. */
-		more |= fence_scans(s) ? scan_step(s->side.scan, TURN_MS)
-				       : side_turn(&s->side, TURN_MS);
+		unsigned ms = s->started && !s->scanned ? FRESH_MS : TURN_MS;
+		more |= fence_scans(s) ? scan_step(s->side.scan, ms) : side_turn(&s->side, ms);
 		s->scanned |= side_idle(&s->side);
-		if (!s->started && s->scanned && s->far_scanned)
+		if (!s->started && (is_fresh(s) || (s->scanned && s->far_scanned)))
 			start(s);
+		if (s->scanned && s->todo.n == 0 && list_empty(&s->ops))
+			s->fresh = false;
 		if (s->want_look)
 			session_fail(s, 1, "the patterns in .tsignore have changed");
 		if (reactor_now(s->rx) >= s->check_at) {
 			s->check_at = reactor_now(s->rx) + CHECK_MS;
+			if (channel_tidy(s->ch))
+				malloc_trim(0);
 			roots_there(s);
 		}
 	}

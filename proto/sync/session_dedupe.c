@@ -87,6 +87,8 @@ void sources_find(struct session *s, size_t from)
 	if (s->todo.n == from)
 		return;
 	s->lately_at = now;
+	if (s->fresh)
+		return; /* there is nothing but what was sent just now */
 	for (size_t i = from; i < s->todo.n; i++)
 		if (s->todo.v[i].act == ACT_PUT)
 			s->lately[s->todo.v[i].side] += s->todo.v[i].want->size;

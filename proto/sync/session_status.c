@@ -28,6 +28,8 @@ static const char *state_of(struct session *s, const char **why)
 		return "scanning";
 	if (s->todo_left.files)
 		return "transferring";
+	if (!s->scanned)
+		return "scanning";
 	if (!list_empty(&s->ops) || s->nheld)
 		return "reconciling";
 	return "watching";

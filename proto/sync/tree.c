@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <sys/random.h>
 
+#include "proto/sync/slab.h"
+
 enum {
 	ENTRY_BYTES = 320,
 	BYTES_MIN = 1 << 20,
@@ -47,7 +49,7 @@ static struct version *version_new(enum sync_kind kind, unsigned mode, uint64_t 
 	struct version head = { .refs = 1, .kind = (uint8_t)kind, .mode = mode & 0777 };
 	struct version *v;
 	head.size = size;
-	v = xcalloc(1, version_size(&head));
+	v = slab_new(version_size(&head));
 	memcpy(v, &head, offsetof(struct version, target));
 	version_bytes += version_size(v);
 	return v;
@@ -94,7 +96,7 @@ void version_unref(struct version *v)
 	if (!v || --v->refs)
 		return;
 	version_bytes -= version_size(v);
-	free(v);
+	slab_free(v, version_size(v));
 }
 
 int version_same(const struct version *a, const struct version *b)
@@ -217,7 +219,7 @@ static size_t node_size(size_t namelen)
 
 static struct node *node_new(struct tree *t, struct node *parent, struct slice name)
 {
-	struct node *n = xcalloc(1, node_size(name.n));
+	struct node *n = slab_new(node_size(name.n));
 	n->parent = parent;
 	n->namelen = (uint8_t)name.n;
 	if (name.n)
@@ -273,7 +275,7 @@ static void node_free(struct tree *t, struct node *n)
 	n->side[SYNC_ALPHA] = n->side[SYNC_BETA] = NULL;
 	others_follow(t, n, other);
 	t->node_bytes -= node_size(n->namelen);
-	free(n);
+	slab_free(n, node_size(n->namelen));
 }
 
 struct tree *tree_new(size_t entries_max, void (*forget)(void *arg, struct node *), void *arg)

@@ -15,7 +15,7 @@
 #include <cmocka.h>
 
 #include "proto/sync/serve.h"
-#include "proto/sync/session.h"
+#include "proto/sync/session_int.h"
 #include "proto/sync/side.h"
 #include "reactor/buf.h"
 #include "sync_files.h"
@@ -197,6 +197,28 @@ static void test_initial_and_both_ways(void **state)
 	shell(dir, "test -f alpha/mine && test -f beta/mine && test ! -e alpha/zero && "
 		   "test ! -e beta/empty && test -s alpha/new/big");
 	wait_for_state("watching");
+}
+
+/* Nothing is at beta: what alpha's scan finds goes there while it goes on. */
+static void test_fresh(void **state)
+{
+	(void)state;
+	shell(dir, "cd alpha; echo '*.o' >.tsignore; touch x.o; mkdir $(seq -f d%02g 40);"
+		   "for d in d*; do (cd $d; seq 200 | xargs touch); done");
+	pair_start(SAFE);
+	double end = seconds() + WAIT_S;
+	while (session->done.files == 0 && seconds() < end)
+		some();
+	assert_false(session->scanned);
+	/* Beta does not stay empty. Of some of these alpha does not know yet. */
+	shell(dir, "cd beta; echo theirs >theirs; mkdir -p $(seq -f d%02g 40);"
+		   "for d in d*; do echo B >$d/b; done");
+	fence();
+	shell(dir, "test ! -e beta/x.o && rm alpha/x.o");
+	both_alike();
+	shell(dir, "test $(find alpha -name b | wc -l) = 40");
+	wait_for_text(status, "\"conflicts_total\":0");
+	assert_false(session->fresh);
 }
 
 static void test_conflict_and_resolve(void **state)
@@ -583,6 +605,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_initial_and_both_ways),
+		TEST(test_fresh),
 		TEST(test_conflict_and_resolve),
 		TEST(test_deletions_and_changes),
 		TEST(test_halts),
