@@ -259,6 +259,12 @@ int unlinkat(int dir, const char *name, int flags)
 	return (int)syscall(SYS_unlinkat, dir, name, flags);
 }
 
+int linkat(int a, const char *from, int b, const char *to, int flags)
+{
+	race();
+	return (int)syscall(SYS_linkat, a, from, b, to, flags);
+}
+
 static size_t copied;
 ssize_t copy_file_range(int in, off64_t *from, int out, off64_t *to, size_t n, unsigned flags)
 {
