@@ -259,6 +259,12 @@ int unlinkat(int dir, const char *name, int flags)
 	return (int)syscall(SYS_unlinkat, dir, name, flags);
 }
 
+int linkat(int a, const char *from, int b, const char *to, int flags)
+{
+	race();
+	return (int)syscall(SYS_linkat, a, from, b, to, flags);
+}
+
 static size_t copied;
 ssize_t copy_file_range(int in, off64_t *from, int out, off64_t *to, size_t n, unsigned flags)
 {
@@ -395,7 +401,7 @@ static unsigned fds(void)
 
 static const uint64_t sizes[] = { 0,          1,          4,          7,        100,     65536,
 				  65537,      262144,     262145,     1 << 20,  1200000, 3 << 20,
-				  1ULL << 32, 1ULL << 36, 1ULL << 62, INT64_MAX };
+				  1ULL << 32, 1ULL << 33, 1ULL << 62, INT64_MAX };
 static const int64_t times[] = { 0, 1, -1, 1700000000123456789, INT64_MAX, INT64_MIN, -999999999 };
 static const unsigned modes[] = { 0644, 0755, 0600, 0, 0777, 0444, 0100, 0555 };
 
@@ -470,7 +476,7 @@ struct memory_stream {
 	struct stream s;
 	struct task *owner;
 	char *in, *out;
-	size_t in_n, in_cap, out_n, out_cap, out_max;
+	size_t in_at, in_n, in_cap, out_n, out_cap, out_max;
 	bool eof, closed;
 };
 
@@ -486,12 +492,13 @@ static ssize_t memory_read(struct stream *s, const struct iovec *iov, int n)
 	struct memory_stream *m = memory_of(s);
 	BUG_ON(n != 1 || m->closed);
 	calls++;
-	if (m->in_n == 0)
+	if (m->in_at == m->in_n) {
+		m->in_at = m->in_n = 0;
 		return m->eof ? 0 : -EAGAIN;
-	size_t k = MIN(m->in_n, iov->iov_len);
-	memcpy(iov->iov_base, m->in, k);
-	m->in_n -= k;
-	memmove(m->in, m->in + k, m->in_n);
+	}
+	size_t k = MIN(m->in_n - m->in_at, iov->iov_len);
+	memcpy(iov->iov_base, m->in + m->in_at, k);
+	m->in_at += k;
 	return (ssize_t)k;
 }
 
@@ -549,7 +556,7 @@ static const struct stream_ops memory_ops = { .name = "memory",
 static void memory_begin(struct memory_stream *m)
 {
 	m->s = (struct stream){ &memory_ops, rx };
-	m->in_n = m->out_n = 0;
+	m->in_at = m->in_n = m->out_n = 0;
 	m->out_max = OUT_KEPT;
 	m->eof = m->closed = false;
 	m->owner = NULL;
@@ -560,7 +567,7 @@ static void memory_end(struct memory_stream *m)
 	free(m->in);
 	free(m->out);
 	m->in = m->out = NULL;
-	m->in_cap = m->out_cap = m->in_n = m->out_n = 0;
+	m->in_cap = m->out_cap = m->in_at = m->in_n = m->out_n = 0;
 }
 
 static void memory_wake(struct memory_stream *m)

@@ -5,7 +5,14 @@
 #include "proto/sync/session_int.h"
 #include "reactor/err.h"
 
-enum { MUCH = 1 << 20, MUCH_IF_GONE = 64 << 10, FILE_MIN = 4096, LATELY_MS = 1000, AGAIN_MS = 50 };
+enum {
+	MUCH = 1 << 20,
+	MUCH_IF_GONE = 64 << 10,
+	FILE_MIN = 4096,
+	LATELY_MS = 1000,
+	AGAIN_MS = 50,
+	PROBES = 128
+};
 
 static bool is_source(const struct node *n, enum sync_side side)
 {
@@ -20,21 +27,26 @@ static uint64_t key_of(const struct version *v)
 	return key;
 }
 
+/* Where it is, or could be; NULL: too many of the like are there, as when a far end makes up
+ * digests and sizes. */
 static struct node **node_slot(struct sources *t, const struct version *v, enum sync_side side)
 {
 	size_t i = key_of(v) & (t->cap - 1);
-	while (t->nodes[i] &&
-	       (!is_source(t->nodes[i], side) || version_same(t->nodes[i]->side[side], v) != 1))
-		i = (i + 1) & (t->cap - 1);
-	return &t->nodes[i];
+	for (int k = 0; k < PROBES; k++, i = (i + 1) & (t->cap - 1)) {
+		struct node *n = t->nodes[i];
+		if (!n || (is_source(n, side) && version_same(n->side[side], v) == 1))
+			return &t->nodes[i];
+	}
+	return NULL;
 }
 
 static uint64_t *size_slot(struct sources *t, uint64_t size)
 {
 	size_t i = (size_t)(size * 0x9e3779b97f4a7c15u >> 32) & (t->cap - 1);
-	while (t->sizes[i] && t->sizes[i] != size)
-		i = (i + 1) & (t->cap - 1);
-	return &t->sizes[i];
+	for (int k = 0; k < PROBES; k++, i = (i + 1) & (t->cap - 1))
+		if (!t->sizes[i] || t->sizes[i] == size)
+			return &t->sizes[i];
+	return NULL;
 }
 
 static void forget(struct session *s, enum sync_side side)
@@ -71,11 +83,12 @@ static void find_sources(struct session *s, enum sync_side side)
 		if (!is_source(i, side))
 			continue;
 		struct node **at = node_slot(t, i->side[side], side);
-		if (*at)
+		uint64_t *size = size_slot(t, i->side[side]->size);
+		if (!at || *at || !size)
 			continue;
 		*at = i;
 		i->flags |= side == SYNC_ALPHA ? NODE_SOURCE_A : NODE_SOURCE_B; /* not pruned */
-		*size_slot(t, i->side[side]->size) = i->side[side]->size;
+		*size = i->side[side]->size;
 	}
 }
 
@@ -119,7 +132,10 @@ struct node *source_of(struct session *s, const struct op *op, const char *path)
 	struct sources *t = &s->sources[op->side];
 	struct node *n = op->node;
 	struct version *want = op->want;
-	if (!t->nodes || want->size < FILE_MIN || !*size_slot(t, want->size))
+	if (!t->nodes || want->size < FILE_MIN)
+		return NULL;
+	const uint64_t *size = size_slot(t, want->size);
+	if (!size || !*size)
 		return NULL;
 	if (!want->hashed && op->side == SYNC_BETA) {
 		struct version *a = n->side[SYNC_ALPHA];
@@ -133,6 +149,6 @@ struct node *source_of(struct session *s, const struct op *op, const char *path)
 	}
 	if (!want->hashed)
 		return NULL;
-	struct node *found = *node_slot(t, want, (enum sync_side)op->side);
-	return found == n ? NULL : found;
+	struct node **found = node_slot(t, want, (enum sync_side)op->side);
+	return !found || *found == n ? NULL : *found;
 }

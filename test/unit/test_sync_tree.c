@@ -306,7 +306,7 @@ static void others(void **state)
 	struct tree *t = tree_new(1000, NULL, NULL);
 	struct node *const *list, *n[150];
 	size_t listed;
-	char name[8];
+	char name[16];
 	(void)state;
 	assert_int_equal(tree_others(t, &list, &listed), 0);
 	for (int i = 0; i < 150; i++) {
