@@ -7,6 +7,7 @@ import re
 import socket
 import socketserver
 import threading
+import time
 
 import pytest
 
@@ -265,3 +266,22 @@ def test_a_secret_on_the_command_line_is_not_left_there_and_a_command_may_be_too
         assert r.status == 413, r.body
     finally:
         a.stop()
+
+
+def test_a_client_that_reads_slowly(api):
+    """Of a streamed command it gets all, however long it does not read; nobody else waits."""
+    s = api.create()["session_id"]
+    body = json.dumps({"command": "head -c 5000000 /dev/zero | tr '\\0' y", "stream": True}).encode()
+    with socket.socket() as c:
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        c.connect(("127.0.0.1", api.port))
+        c.settimeout(20)
+        c.sendall(f"POST /v1/sessions/{s}/commands HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                  f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        data = c.recv(100)
+        time.sleep(0.5)  # all buffers fill
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        while piece := c.recv(1 << 20):
+            data += piece
+    assert data.count(b"y") >= 5000000 and b'"exit_code":0' in data, data[-200:]
+    assert api.request("DELETE", f"/v1/sessions/{s}").status == 200
