@@ -77,6 +77,8 @@ static int exit_code(const struct job *j)
 {
 	if (j->timed_out)
 		return 124; /* as timeout(1) */
+	if (j->status.exec_errno)
+		return 255; /* as ssh(1), when the way to it broke */
 	return j->status.signal ? 128 + j->status.signal : j->status.exit_code;
 }
 
@@ -93,11 +95,13 @@ static void put_end(struct json_writer *w, const struct job *j)
 		json_put_name(w, "signal");
 		json_put_i64(w, j->status.signal);
 	}
-	if (j->timed_out) {
+	if (j->timed_out || j->status.exec_errno)
 		json_put_name(w, "message");
+	if (j->timed_out)
 		json_put_str(w, SLICE("the command ran longer than its timeout; its whole process "
 				      "group was killed"));
-	}
+	else if (j->status.exec_errno)
+		json_put_str(w, slice_str(err_text(-j->status.exec_errno)));
 }
 
 /* How many bytes at the end are the beginning of a character. */
@@ -212,7 +216,7 @@ static void could_not_run(struct job *j)
 			   "no such program or working directory in the sandbox");
 	else
 		call_error(c, e == EACCES ? 400 : 502, "COMMAND_FAILED", 0, NULL,
-			   "the command could not be started: %s", err_text(-e));
+			   "the command could not be run: %s", err_text(-e));
 }
 
 static void put_whole(struct job *j)
@@ -276,7 +280,7 @@ static void job_step(struct call *c)
 {
 	struct job *j = c->state;
 	struct server *sv = c->sv;
-	if (j->ended && j->status.exec_errno) {
+	if (j->ended && j->status.exec_errno && !j->timed_out && !j->replying) {
 		could_not_run(j);
 		return;
 	}

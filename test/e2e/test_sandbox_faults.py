@@ -1,5 +1,6 @@
 """pico-apiserver where others misbehave: engines that hang up, clusters with impossible tokens, sandboxes
 that try to get out or that stop."""
+import contextlib
 import http.server
 import json
 import os
@@ -40,8 +41,8 @@ class Engine(http.server.ThreadingHTTPServer):
                 s, _ = self.sshd.accept()
             except OSError:
                 return
-            s.sendall(b"SSH-2.0-none\r\n")
-            s.close()
+            with contextlib.suppress(OSError), s:
+                s.sendall(b"SSH-2.0-none\r\n")
 
     def close(self):
         self.shutdown()
@@ -118,6 +119,9 @@ def test_an_engine_that_hangs_up_while_a_container_starts(engine, tmp_path):
         s = a.create()
         assert s["status"] == "running"
         wait_for(lambda: sum(q.endswith("/wait") for q in engine.asked) > 1, 10, "the container is waited for again")
+        # its sshd says no more than its banner: that is no command that ended
+        r = a.request("POST", f"/v1/sessions/{s['session_id']}/commands", {"command": "true"})
+        assert r.status == 502 and r.json["error"] == "COMMAND_FAILED", r.body
         assert a.request("POST", f"/v1/sessions/{s['session_id']}/pause").json["status"] == "paused"
     finally:
         timer.cancel()
