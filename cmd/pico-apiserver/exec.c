@@ -12,7 +12,8 @@ enum {
 	STDIN_MAX = BODY_MAX,
 	OUTPUT_MAX = 1 << 20, /* of each stream, in the whole form */
 	REPLY_MAX = 16 << 20,
-	PIECE = 32 * 1024, /* of the streaming form */
+	PIECE = 32 * 1024,       /* of the streaming form */
+	TURN_BYTES = 256 * 1024, /* of one output in a turn of the reactor */
 	LINE_MAX_BYTES = 8 * PIECE,
 	LINGER_MS = 250, /* background children that hold the output */
 	KILL_MS = 2000   /* to die, once killed; the sandbox may be paused */
@@ -76,6 +77,8 @@ static int exit_code(const struct job *j)
 {
 	if (j->timed_out)
 		return 124; /* as timeout(1) */
+	if (j->status.exec_errno)
+		return 255; /* as ssh(1), when the way to it broke */
 	return j->status.signal ? 128 + j->status.signal : j->status.exit_code;
 }
 
@@ -92,11 +95,13 @@ static void put_end(struct json_writer *w, const struct job *j)
 		json_put_name(w, "signal");
 		json_put_i64(w, j->status.signal);
 	}
-	if (j->timed_out) {
+	if (j->timed_out || j->status.exec_errno)
 		json_put_name(w, "message");
+	if (j->timed_out)
 		json_put_str(w, SLICE("the command ran longer than its timeout; its whole process "
 				      "group was killed"));
-	}
+	else if (j->status.exec_errno)
+		json_put_str(w, slice_str(err_text(-j->status.exec_errno)));
 }
 
 /* How many bytes at the end are the beginning of a character. */
@@ -133,16 +138,17 @@ static void put_line(struct job *j, struct output *o, bool last)
 	buf_drop(&o->held, d.n);
 }
 
-/* True when there was progress. */
+/* True when there was progress: there may be more. A turn's worth at most, it may never end. */
 static bool read_output(struct job *j, struct output *o)
 {
 	bool some = false;
-	while (o->s) {
+	size_t done = 0;
+	while (o->s && done < TURN_BYTES) {
 		struct iovec room = buf_room(&o->held);
 		char *scratch = reactor_scratch(j->c->sv->rx);
 		if (room.iov_len == 0) {
 			if (j->streaming)
-				return some;
+				return true;
 			o->cut = true; /* read on, so that the command can end */
 			room = (struct iovec){ scratch, REACTOR_SCRATCH };
 		}
@@ -152,6 +158,7 @@ static bool read_output(struct job *j, struct output *o)
 		if (n == -EAGAIN)
 			return some;
 		some = true;
+		done += n > 0 ? (size_t)n : 0;
 		if (n <= 0)
 			run_end_output(&o->s, &j->in);
 	}
@@ -209,7 +216,7 @@ static void could_not_run(struct job *j)
 			   "no such program or working directory in the sandbox");
 	else
 		call_error(c, e == EACCES ? 400 : 502, "COMMAND_FAILED", 0, NULL,
-			   "the command could not be started: %s", err_text(-e));
+			   "the command could not be run: %s", err_text(-e));
 }
 
 static void put_whole(struct job *j)
@@ -254,32 +261,43 @@ static void finish(struct job *j)
 	http_reply_end(conn);
 }
 
+/* What is held, as lines, to the client: 0 when all is gone, -EAGAIN or fatal. */
+static int stream_held(struct job *j, bool over)
+{
+	for (;;) {
+		for (size_t i = 0; i < 2 && j->reply.len == 0; i++)
+			put_line(j, &j->out[i], over || !j->out[i].s);
+		if (j->reply.len == 0)
+			return 0;
+		start_reply(j);
+		int r = send_reply(j);
+		if (r < 0)
+			return r;
+	}
+}
+
 static void job_step(struct call *c)
 {
 	struct job *j = c->state;
 	struct server *sv = c->sv;
-	bool some, over;
-	if (j->ended && j->status.exec_errno) {
+	if (j->ended && j->status.exec_errno && !j->timed_out && !j->replying) {
 		could_not_run(j);
 		return;
 	}
 	feed(j);
-	do {
-		some = read_output(j, &j->out[0]);
-		some = read_output(j, &j->out[1]) || some;
-		over = j->ended && ((!j->out[0].s && !j->out[1].s) || j->quiet);
-		if (j->streaming && j->reply.len == 0)
-			for (size_t i = 0; i < 2; i++)
-				put_line(j, &j->out[i], over || !j->out[i].s);
-		if (j->streaming && j->reply.len) {
-			start_reply(j);
-			int r = send_reply(j);
-			if (r < 0 && r != -EAGAIN)
-				return; /* the conn's failure wakes us */
-			if (r == -EAGAIN)
-				return;
-		}
-	} while (j->streaming && (j->out[0].held.len > 4 || j->out[1].held.len > 4));
+	bool some = read_output(j, &j->out[0]);
+	some = read_output(j, &j->out[1]) || some;
+	bool over = j->ended && ((!j->out[0].s && !j->out[1].s) || (j->quiet && !some));
+	if (j->streaming && stream_held(j, over) < 0) {
+		/* The client is slow, or its end will wake us: that is no silence of the command.
+		 */
+		if (j->ended)
+			timer_clear(sv->rx, &j->timer);
+		j->quiet = false;
+		return;
+	}
+	if (some && !over)
+		task_wake(sv->rx, &c->task); /* until nothing comes: then the streams wake us */
 	if (j->ended && !over && (some || !timer_is_set(&j->timer)))
 		timer_set(sv->rx, &j->timer, LINGER_MS);
 	if (!over)

@@ -9,7 +9,14 @@
 #include "http/url.h"
 #include "reactor/err.h"
 
-enum { PATH_ROOM = 4096, SAID_MAX = 512, HEADER_MAX = 64, TOKEN_LEN = 32, HELD_MAX = 256 * 1024 };
+enum {
+	PATH_ROOM = 4096,
+	SAID_MAX = 512,
+	HEADER_MAX = 64,
+	TOKEN_LEN = 32,
+	HELD_MAX = 256 * 1024,
+	TURN_BYTES = 256 * 1024 /* in a turn of the reactor: then others have theirs */
+};
 
 /* Exit statuses of the scripts. */
 enum {
@@ -140,10 +147,20 @@ static void listen_errors(struct transfer *t)
 
 /* --- up --- */
 
+/* There may be more to move, when others had their turn. */
+static void later(struct transfer *t)
+{
+	task_wake(t->c->sv->rx, &t->c->task);
+}
+
 /* Body to the script: 0 when all was given, -EAGAIN, or the client's failure. */
 static int feed(struct transfer *t)
 {
-	while (!t->body_done || t->held.len) {
+	for (size_t done = 0; !t->body_done || t->held.len;) {
+		if (done >= TURN_BYTES) {
+			later(t);
+			return -EAGAIN;
+		}
 		if (t->held.len) {
 			struct slice d = buf_data(&t->held);
 			ssize_t n = t->in ? stream_write(t->in, d.p, d.n) : (ssize_t)d.n;
@@ -161,6 +178,7 @@ static int feed(struct transfer *t)
 		buf_added(&t->held, n > 0 ? (size_t)n : 0);
 		if (n < 0)
 			return (int)n;
+		done += (size_t)n;
 		if (n == 0) {
 			t->body_done = true;
 			buf_put(&t->held, slice_str(t->token));
@@ -257,11 +275,15 @@ static void get_step(struct call *c)
 {
 	struct transfer *t = c->state;
 	listen_errors(t);
-	for (;;) {
+	for (size_t done = 0;;) {
 		if (!t->replying)
 			get_header(t);
 		while (t->replying && t->held.len) {
 			struct slice d = buf_data(&t->held);
+			if (t->left == 0) { /* more than it said: that is not our script */
+				buf_drop(&t->held, d.n);
+				break;
+			}
 			ssize_t n = http_write(c->conn, d.p, MIN(d.n, t->left));
 			if (n == -EAGAIN)
 				return;
@@ -275,11 +297,16 @@ static void get_step(struct call *c)
 		}
 		if (!t->out)
 			break;
+		if (done >= TURN_BYTES) {
+			later(t);
+			return;
+		}
 		struct iovec room = buf_room_for(&t->held, 64 * 1024);
 		ssize_t n = stream_read(t->out, room.iov_base, room.iov_len);
 		buf_added(&t->held, n > 0 ? (size_t)n : 0);
 		if (n == -EAGAIN)
 			return;
+		done += n > 0 ? (size_t)n : 0;
 		if (n <= 0)
 			run_end_output(&t->out, &t->in);
 	}

@@ -8,7 +8,7 @@
 #include "proto/ssh/ssh.h"
 #include "reactor/log.h"
 
-enum { COMMAND_ROOM = 64 * 1024, FAILED_STATUS = 255 };
+enum { COMMAND_ROOM = 64 * 1024 };
 
 struct ssh_run {
 	struct box_run run;
@@ -62,23 +62,24 @@ static void tell(struct ssh_run *r, const struct child_status *st)
 	r->ended(r->arg, st);
 }
 
-static void on_exited(void *arg, const struct ssh_exit *e)
-{
-	struct ssh_run *r = arg;
-	struct child_status st = { .exit_code = (int)e->status };
-	if (e->code < 0)
-		st = (struct child_status){ .exit_code = FAILED_STATUS };
-	else if (e->signal)
-		st = (struct child_status){ .signal = signal_number(e->signal) };
-	tell(r, &st);
-}
-
+/* It did not run, or nobody knows how it ended. */
 static void on_failed(void *arg, int code, const char *why)
 {
-	struct child_status st = { .exec_errno = code < 0 && code > -4096 ? -code : EIO };
-	if (!((struct ssh_run *)arg)->over)
+	struct ssh_run *r = arg;
+	if (!r->over)
 		log_warn("command-over-ssh reason=%s", log_quote(slice_str(why)));
-	tell(arg, &st);
+	tell(r, &(struct child_status){ .exec_errno = -code });
+}
+
+static void on_exited(void *arg, const struct ssh_exit *e)
+{
+	struct child_status st = { .exit_code = (int)e->status };
+	if (e->signal)
+		st = (struct child_status){ .signal = signal_number(e->signal) };
+	if (e->code < 0)
+		on_failed(arg, e->code, e->why);
+	else
+		tell(arg, &st);
 }
 
 static int run_kill(struct box_run *b, int signo)

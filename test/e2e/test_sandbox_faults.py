@@ -1,5 +1,6 @@
 """pico-apiserver where others misbehave: engines that hang up, clusters with impossible tokens, sandboxes
 that try to get out or that stop."""
+import contextlib
 import http.server
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import socket
 import socketserver
 import threading
+import time
 
 import pytest
 
@@ -39,8 +41,8 @@ class Engine(http.server.ThreadingHTTPServer):
                 s, _ = self.sshd.accept()
             except OSError:
                 return
-            s.sendall(b"SSH-2.0-none\r\n")
-            s.close()
+            with contextlib.suppress(OSError), s:
+                s.sendall(b"SSH-2.0-none\r\n")
 
     def close(self):
         self.shutdown()
@@ -117,6 +119,9 @@ def test_an_engine_that_hangs_up_while_a_container_starts(engine, tmp_path):
         s = a.create()
         assert s["status"] == "running"
         wait_for(lambda: sum(q.endswith("/wait") for q in engine.asked) > 1, 10, "the container is waited for again")
+        # its sshd says no more than its banner: that is no command that ended
+        r = a.request("POST", f"/v1/sessions/{s['session_id']}/commands", {"command": "true"})
+        assert r.status == 502 and r.json["error"] == "COMMAND_FAILED", r.body
         assert a.request("POST", f"/v1/sessions/{s['session_id']}/pause").json["status"] == "paused"
     finally:
         timer.cancel()
@@ -265,3 +270,22 @@ def test_a_secret_on_the_command_line_is_not_left_there_and_a_command_may_be_too
         assert r.status == 413, r.body
     finally:
         a.stop()
+
+
+def test_a_client_that_reads_slowly(api):
+    """Of a streamed command it gets all, however long it does not read; nobody else waits."""
+    s = api.create()["session_id"]
+    body = json.dumps({"command": "head -c 5000000 /dev/zero | tr '\\0' y", "stream": True}).encode()
+    with socket.socket() as c:
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        c.connect(("127.0.0.1", api.port))
+        c.settimeout(20)
+        c.sendall(f"POST /v1/sessions/{s}/commands HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                  f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        data = c.recv(100)
+        time.sleep(0.5)  # all buffers fill
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        while piece := c.recv(1 << 20):
+            data += piece
+    assert data.count(b"y") >= 5000000 and b'"exit_code":0' in data, data[-200:]
+    assert api.request("DELETE", f"/v1/sessions/{s}").status == 200

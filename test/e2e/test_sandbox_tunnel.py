@@ -407,6 +407,13 @@ def test_commands_and_files_over_ssh(api, session, tmp_path):
         assert b.request("GET", path + "missing").status == 404
         assert b.request("PUT", path + "../x", b"x").status == 403
         assert api.run(session, "ls -A /tmp")["stdout"] == ""
+        # as much as fits the channel, when nobody waits for more of it
+        r = b.request("POST", f"/v1/sessions/{s}/commands", {"command": "head -c 1500000 /dev/zero | tr '\\0' y", "stream": True})
+        assert sum(len(json.loads(line).get("data", "")) for line in r.body.splitlines()) == 1500000
+        # a sandbox whose shell says another size than it sends
+        api.run(session, "printf \"printf '1\\nabcdef'; exit 0\" >/home/sandbox/.bashrc")
+        assert b.request("GET", path + "d/blob", timeout=10).body == b"a"
+        assert b.request("GET", "/health").status == 200
     finally:
         srv.close()
         b.stop()
