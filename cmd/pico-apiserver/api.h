@@ -28,7 +28,8 @@ struct server {
 	struct ssh_key *ssh_key; /* the server's own, for commands over SSH */
 	int64_t ttl_min;
 	uint64_t started;
-	bool keep, draining, drained;
+	bool keep, draining;
+	bool answered, drained; /* all requests; all sandboxes that are to go are gone */
 	struct timer grace;
 	uint64_t requests, commands; /* for metrics */
 };

@@ -285,7 +285,13 @@ static void on_signal(void *arg, int signo)
 	sessions_end(&sv->sessions, sv->keep, &sv->drained);
 }
 
-/* Runs until a signal; then until the sandboxes are gone, if they are to go. */
+static void requests_over(void *arg)
+{
+	((struct server *)arg)->answered = true;
+}
+
+/* Runs until a signal; then until the last request has its answer, and until the sandboxes are
+ * gone, if they are to go. */
 static int serve(struct server *sv, const struct addr *a)
 {
 	static const int signals[] = { SIGTERM, SIGINT, SIGHUP, 0 };
@@ -295,6 +301,7 @@ static int serve(struct server *sv, const struct addr *a)
 					 .handle = routes_handle,
 					 .done = routes_done,
 					 .refuse = routes_refuse,
+					 .empty = requests_over,
 					 .head_ms = flags.request_ms,
 					 .stall_ms = flags.request_ms,
 					 .conns_max = (size_t)flags.max_conns };
@@ -324,7 +331,8 @@ static int serve(struct server *sv, const struct addr *a)
 		 addr_text(&bound), sv->tls ? "on" : "off",
 		 sv->auth.key ? jwt_key_algorithm(sv->auth.key) : "off", sv->backend->ops->name,
 		 log_quote(slice_str(flags.state_dir)), TSTUNNEL_VERSION);
-	return reactor_run_until(sv->rx, &sv->drained);
+	int code = reactor_run_until(sv->rx, &sv->answered);
+	return sv->answered ? reactor_run_until(sv->rx, &sv->drained) : code;
 }
 
 static int run(struct server *sv, const struct addr *a, char *err, size_t errlen)

@@ -92,6 +92,17 @@ static int make_directories(const char *path)
 	return r;
 }
 
+/* A server that was killed may have been about to exec a child, which has its files until then. */
+static int take_lock(int fd)
+{
+	for (int tries = 0; flock(fd, LOCK_EX | LOCK_NB) == -1; tries++) {
+		if (errno != EWOULDBLOCK || tries == 20)
+			return -1;
+		usleep(50 * 1000);
+	}
+	return 0;
+}
+
 static int open_all(struct session_store *s, const char *path, const char **what)
 {
 	struct stat st;
@@ -110,7 +121,7 @@ static int open_all(struct session_store *s, const char *path, const char **what
 	*what = "cannot make files in it";
 	s->lock = openat(dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	r = s->lock == -1 ? -errno : 0;
-	if (r == 0 && flock(s->lock, LOCK_EX | LOCK_NB) == -1) {
+	if (r == 0 && take_lock(s->lock) < 0) {
 		*what = "another pico-apiserver uses it (--state-dir chooses another)";
 		r = -errno;
 	}

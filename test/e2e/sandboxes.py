@@ -199,20 +199,26 @@ class Api:
         s.close()
         return Reply(status, None, rest), None
 
+    def _script(self, name, text):
+        """Made once, whole: threads of a test run it at the same time."""
+        path = os.path.join(self.tmp, name)
+        if not os.path.exists(path):
+            part = f"{path}.{os.urandom(4).hex()}"
+            with open(part, "w") as f:
+                f.write(text)
+            os.chmod(part, 0o700)
+            os.replace(part, path)
+        return path
+
     def ssh_options(self, session, token=""):
-        proxy = os.path.join(self.tmp, "proxy.py")
-        with open(proxy, "w") as f:
-            f.write(PROXY)
+        proxy = self._script("proxy.py", PROXY)
         known = os.path.join(self.tmp, "known_hosts")
         return ["-F", "none", "-o", f"ProxyCommand={sys.executable} {proxy} 127.0.0.1 {self.port} {session} '{token}'",
                 "-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={known}-{session}",
                 "-o", "LogLevel=ERROR"]
 
     def ssh_env(self, password="sandbox"):
-        ask = os.path.join(self.tmp, "askpass")
-        with open(ask, "w") as f:
-            f.write(f"#!/bin/sh\necho {password}\n")
-        os.chmod(ask, 0o700)
+        ask = self._script(f"askpass-{password}", f"#!/bin/sh\necho {password}\n")
         return {**os.environ, "SSH_ASKPASS": ask, "SSH_ASKPASS_REQUIRE": "force"}
 
     def ssh(self, session, command, *options, user="sandbox", password="sandbox", token="", **kw):

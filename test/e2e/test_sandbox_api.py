@@ -181,6 +181,29 @@ def test_while_it_is_being_made(tmp_path):
         engine.close()
 
 
+def test_client_that_leaves(tmp_path):
+    """Before the answer: its sandbox goes, unless there is a key to ask again with."""
+    engine = FakeEngine(tmp_path / "engine")
+    try:
+        api = Api(tmp_path, "--docker", f"unix://{tmp_path}/engine", backend="docker")
+        for key in ("", "Idempotency-Key: left\r\n"):
+            engine.asked.clear()
+            with socket.create_connection(("127.0.0.1", api.port)) as s:
+                s.sendall(f"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: 0\r\n\r\n".encode())
+                assert engine.asked.wait(10)
+            if not key:
+                wait_for(lambda: api.sessions() == [])
+        r = api.request("POST", "/v1/sessions", headers={"Idempotency-Key": "left", "Prefer": "respond-async"})
+        assert r.status == 202 and r.headers["Idempotent-Replayed"] == "true"
+        assert [x["session_id"] for x in api.sessions()] == [r.json["session_id"]]
+        engine.go.set()
+        wait_for(lambda: not engine.made and api.text().count("session-gone") == 1)
+        api.end()
+        assert engine.made == []
+    finally:
+        engine.close()
+
+
 def test_killed_before_the_engine_was_done(tmp_path):
     """The next server finds no container at its start; the one that comes of it later does not stay."""
     engine = FakeEngine(tmp_path / "engine")
@@ -215,7 +238,7 @@ def test_idempotency(api):
     api.request("DELETE", f"/v1/sessions/{ids.pop()}")
 
 
-def test_client_that_leaves_leaks_nothing(api):
+def test_respond_async(api):
     before = {s["session_id"] for s in api.sessions()}
     r = api.request("POST", "/v1/sessions", headers={"Prefer": "respond-async"})
     assert r.status in (201, 202)

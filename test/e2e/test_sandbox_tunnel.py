@@ -299,6 +299,19 @@ def test_restart(tmp_path):
     api.end()
 
 
+def test_requests_finish_after_sigterm(tmp_path):
+    api = Api(tmp_path)
+    s = api.create()["session_id"]
+    told = []
+    t = threading.Thread(target=lambda: told.append(api.run(s, "touch began; sleep 1; echo done")))
+    t.start()
+    wait_for(lambda: "began" in api.run(s, "ls")["stdout"])
+    api.stop()
+    t.join()
+    assert told[0]["stdout"] == "done\n" and api.proc.returncode == 0
+    api.end()
+
+
 def test_a_sandbox_that_dies_is_told(api, session):
     mine = [p for p in api.inits() if session[:8].encode() in open(f"/proc/{p}/cmdline", "rb").read()]
     os.kill(int(mine[0]), signal.SIGKILL)
