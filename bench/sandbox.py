@@ -56,7 +56,8 @@ def burst(plan, results):
         hold(plan, results, "held", peer, running, 64, remember=True)
 
     def ask(peer, running):
-        hold(plan, results, "burst", peer, running, plan.tunnels + 1, remember=peer.name not in results.get("burst", {}))
+        hold(plan, results, "burst", peer, running, plan.tunnels + 1,
+             remember=not plan.quick and peer.name not in results.get("burst", {}))
     Q.rounds(plan, "held", S.TUNNELS, 1, once)
     Q.rounds(plan, "burst", S.TUNNELS, plan.rounds, ask)
 
@@ -76,7 +77,7 @@ def hold(plan, results, question, peer, running, at_once, *flags, condition="run
         if not run["ok"]:
             raise BenchError(f"{run['held']} of {n} held")
         if remember:
-            time.sleep(1.5)  # ours gives back what a storm left after a second
+            time.sleep(1.2)  # ours gives back what a storm left after a second
             run["memory"] = (rig.settled(near, below=False)[0] - rest) / plan.tunnels
         h.tell("close")
         Q.put(results, question, peer, condition, run)

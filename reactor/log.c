@@ -83,14 +83,15 @@ static size_t escape(struct slice s, bool quotes, char out[5])
 
 	for (size_t i = 0; i < (quotes ? 5 : 3); i++)
 		if (s.p[0] == names[i][0]) {
-			snprintf(out, 5, "\\%c", names[i][1]);
+			memcpy(out, (char[]){ '\\', names[i][1], '\0' }, 3);
 			return 1;
 		}
 	if (n == 0 || c < ' ' || c == 0x7F) {
 		snprintf(out, 5, "\\x%02x", c);
 		return 1;
 	}
-	snprintf(out, 5, "%.*s", (int)n, s.p);
+	memcpy(out, s.p, n);
+	out[n] = '\0';
 	return n;
 }
 
@@ -164,8 +165,8 @@ static void put_json(struct line *l, struct slice s)
 		else if (c == '"' || c == '\\')
 			snprintf(unit, sizeof(unit), "\\%c", c);
 		else
-			snprintf(unit, sizeof(unit), "%.*s", (int)n, s.p);
-		if (!put(l, slice_str(unit)))
+			unit[0] = '\0';
+		if (!put(l, unit[0] ? slice_str(unit) : slice_of(s.p, n)))
 			return;
 		s = slice_after(s, MAX(n, 1));
 	}

@@ -1,9 +1,11 @@
 """The bench's instruments: the load generator notices what a relay does wrong, the runner runs."""
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
+import threading
 
 import pytest
 from lab import BIN, wait_for
@@ -106,6 +108,45 @@ def test_a_half_close_that_ends_both_ways_is_noticed(relay, way):
     assert status == 1 and r["bad"] == 0 and r["half_close_lost"] + r["short"] == 4
     if way != "both":  # there it may end what the other way still had to say
         assert r["half_close_lost"] == 4
+
+
+@pytest.fixture
+def answers():
+    """A server that gives one of its answers after the other to whatever comes, the last for ever."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    replies = []
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                with listener.accept()[0] as s:
+                    while s.recv(4096):
+                        s.sendall(replies.pop(0) if len(replies) > 1 else replies[0])
+    threading.Thread(target=serve, daemon=True).start()
+
+    def ask(mode, *answers_and_options):
+        replies[:] = [a for a in answers_and_options if isinstance(a, bytes)]
+        options = [a for a in answers_and_options if not isinstance(a, bytes)]
+        return subprocess.run([TOOLS + "/load", mode, "--connect", f"127.0.0.1:{listener.getsockname()[1]}", "--listen", "127.0.0.1:0",
+                               "--time", "50ms", "--warm", "10ms", *options], capture_output=True, text=True, timeout=30)
+    yield ask
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+def test_a_wrong_answer_is_noticed(answers):
+    def ok(body, status=b"200 OK"):
+        return b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body)
+    r = answers("http", ok(b"yes"))
+    assert r.returncode == 0 and json.loads(r.stdout)["requests"] > 0, r.stderr
+    for wrong in (ok(b"yet"), ok(b"yes!"), ok(b"yes", b"404 No"), ok(b"yes", b"503 Aa"), ok(b"yes") + b"x"):
+        r = answers("http", ok(b"yes"), ok(b"yes"), wrong, "--limit", "2s")
+        assert r.returncode != 0, wrong
+
+
+def test_a_refused_connect_is_noticed(answers):
+    r = answers("ping", b"HTTP/1.1 404 Not Found\r\n\r\n", "--through", "/x")
+    assert r.returncode == 3 and "CONNECT: HTTP/1.1 404 Not Found" in r.stderr
 
 
 def run_argv(*args):
