@@ -47,8 +47,8 @@ static void on_problem(void *arg, struct node *n, const char *why)
 	ssize_t len = node_path(n, path, sizeof(path));
 	struct slice text = slice_str(why);
 	n->flags &= ~(uint32_t)NODE_DUE;
-	if (len <= 0 || (!why && !(n->flags & NODE_PROBLEM)))
-		return;
+	if (len <= 0 || !why == !(n->flags & NODE_PROBLEM))
+		return; /* known */
 	if (!channel_room(s->ch)) {
 		n->flags |= NODE_DUE;
 		node_mark_dirty(s->side.tree, n);

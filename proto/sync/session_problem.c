@@ -57,10 +57,11 @@ void problem_set(struct session *s, struct node *n, enum problem_kind kind, enum
 		p->tries++;
 	}
 	p->asked = false;
+	why = why ? why : "it has changed";
+	s->news |= kind != PROBLEM_STALE && (!p->why || strcmp(p->why, why) != 0);
 	free(p->why);
-	p->why = xstrdup(why ? why : "it has changed");
+	p->why = xstrdup(why);
 	p->retry_at = kind == PROBLEM_SCAN ? 0 : reactor_now(s->rx) + delay(p);
-	s->news |= kind != PROBLEM_STALE;
 }
 
 void problem_clear(struct session *s, struct node *n, enum problem_kind kind, enum sync_side side)

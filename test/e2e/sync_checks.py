@@ -214,8 +214,11 @@ def not_sparse(trees, ledger):
 def same_files(trees, side, after, ledger):
     """What has changed at a side between two snapshots, down to inode and ctime; but for hard links,
     where a restart sees what has been done to the other ones. (Blocks on disk come and go by themselves.)"""
-    before, after = ({p: e._replace(blocks=0) for p, e in t.items()} for t in (trees[side], after))
-    alone = [p for p in before.keys() | after.keys() if not any(p in t and is_linked(t[p], s, ledger) for s, t in enumerate(trees))]
+    linked = {p for s, t in enumerate(trees) for p in t if is_linked(t[p], s, ledger)}
+    around = {os.path.dirname(p) for p in linked}  # the times of which change with them
+    before, after = ({p: e._replace(blocks=0, **({"mtime": 0, "ctime": 0} if p in around else {})) for p, e in t.items()}
+                     for t in (trees[side], after))
+    alone = (before.keys() | after.keys()) - linked
     return [f"{name_of(p)}: {show(before.get(p))} -> {show(after.get(p))}"
             for p in sorted(alone) if before.get(p) != after.get(p)]
 
