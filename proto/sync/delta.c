@@ -13,6 +13,8 @@ enum {
 
 struct delta {
 	const struct signature *old;
+	const struct signature *own; /* may be NULL */
+	uint64_t own_at;             /* where buf[0] is in the new file */
 	struct delta_ops ops;
 	size_t whole;  /* blocks of SYNC_BLOCK bytes; */
 	size_t rest;   /* length of the short one behind them, or 0 */
@@ -84,6 +86,21 @@ struct delta *delta_new(const struct signature *old, const struct delta_ops *ops
 	return d;
 }
 
+void delta_own(struct delta *d, const struct signature *own, uint64_t at)
+{
+	d->own = own;
+	d->own_at = at;
+}
+
+/* The sums of the window, if it is a block of the new file that is known. */
+static const struct block_sum *own_block(const struct delta *d)
+{
+	uint64_t at = d->own_at + d->pos;
+	if (!d->own || at % SYNC_BLOCK || at / SYNC_BLOCK >= d->own->n)
+		return NULL;
+	return &d->own->v[at / SYNC_BLOCK];
+}
+
 void delta_free(struct delta *d)
 {
 	if (!d)
@@ -123,6 +140,8 @@ static int block_tell(struct delta *d, size_t block, size_t n)
 	if (d->copy_n == 0)
 		d->copy_at = at;
 	d->copy_n += n;
+	if (err == 0 && d->copy_n >= DELTA_COPY_MAX)
+		err = copy_tell(d);
 	d->pos += n;
 	d->start = d->pos;
 	d->next = block + 1;
@@ -135,37 +154,33 @@ static void credit_add(struct delta *d, size_t n)
 	d->credit = MIN(d->credit + n, (uint64_t)CREDIT * CREDIT_PER);
 }
 
-static bool strong_eq(const struct delta *d, size_t block, const uint8_t hash[32])
+static bool strong_eq(const struct delta *d, size_t block, const uint8_t hash[])
 {
 	return memcmp(d->old->v[block].strong, hash, SYNC_STRONG) == 0;
 }
 
-/* Which block the window is, or -1. One hash at most. */
-static ssize_t window_find(struct delta *d)
+/* Which block the window is, or -1. One hash at most, none if own has it. */
+static ssize_t window_find(struct delta *d, uint32_t weak, const struct block_sum *own)
 {
-	uint32_t weak = weak_value(d->weak), mask = (1U << d->at_bits) - 1;
-	uint32_t h = hash_bits(weak, d->at_bits);
+	uint32_t mask = (1U << d->at_bits) - 1, h = hash_bits(weak, d->at_bits);
 	uint8_t hash[32];
-	bool hashed = false;
+	const uint8_t *strong = own ? own->strong : NULL;
 	if (d->credit < CREDIT_PER)
 		return -1;
-	if (d->next < d->whole && d->old->v[d->next].weak == weak) {
-		digest_block(slice_of(d->buf + d->pos, SYNC_BLOCK), hash);
-		hashed = true;
-		if (strong_eq(d, d->next, hash))
-			return (ssize_t)d->next;
-	}
-	for (int i = 0; i < PROBES && d->at[h]; i++, h = (h + 1) & mask) {
-		size_t block = d->at[h] - 1;
-		if (d->old->v[block].weak != weak)
+	for (int i = -1; i < PROBES && (i < 0 || d->at[h]); i++) {
+		size_t block = i < 0 ? d->next : d->at[h] - 1;
+		if (i >= 0)
+			h = (h + 1) & mask;
+		if (block >= d->whole || d->old->v[block].weak != weak)
 			continue;
-		if (!hashed)
+		if (!strong) {
 			digest_block(slice_of(d->buf + d->pos, SYNC_BLOCK), hash);
-		hashed = true;
-		if (strong_eq(d, block, hash))
+			strong = hash;
+		}
+		if (strong_eq(d, block, strong))
 			return (ssize_t)block;
 	}
-	if (hashed)
+	if (strong == hash)
 		d->credit -= CREDIT_PER;
 	return -1;
 }
@@ -236,12 +251,13 @@ static int buf_run(struct delta *d)
 {
 	int err = 0;
 	while (err == 0 && d->len - d->pos >= SYNC_BLOCK) {
-		if (!d->summed) {
+		const struct block_sum *own = d->summed || d->looked ? NULL : own_block(d);
+		if (!d->summed && !own) {
 			d->weak = weak_of(slice_of(d->buf + d->pos, SYNC_BLOCK));
 			d->summed = true;
 		}
 		if (!d->looked) {
-			ssize_t block = window_find(d);
+			ssize_t block = window_find(d, own ? own->weak : weak_value(d->weak), own);
 			d->looked = true;
 			if (block >= 0) {
 				credit_add(d, SYNC_BLOCK);
@@ -253,6 +269,8 @@ static int buf_run(struct delta *d)
 				continue;
 			}
 		}
+		if (!d->summed)
+			continue; /* to be rolled */
 		if (d->pos - d->start == SYNC_BLOCK)
 			err = data_tell(d, d->pos);
 		if (d->len - d->pos == SYNC_BLOCK)
@@ -276,6 +294,7 @@ int delta_feed(struct delta *d, struct slice s)
 		if (d->len == BUF) {
 			d->len -= d->start;
 			memmove(d->buf, d->buf + d->start, d->len);
+			d->own_at += d->start;
 			d->pos -= d->start;
 			d->start = 0;
 		}

@@ -9,8 +9,11 @@
 
 #include "proto/sync/digest.h"
 
+enum { DELTA_COPY_MAX = 4 << 20 };
+
 struct delta_ops {
-	/* Bytes [at, at+n) of the old file; consecutive ones come as one. Codes end it. */
+	/* Bytes [at, at+n) of the old file; consecutive ones come as one, up to DELTA_COPY_MAX (so
+	 * that the other side copies while this one reads). Codes end it. */
 	int (*copy)(void *arg, uint64_t at, uint64_t n);
 	/* New bytes, at most SYNC_BLOCK a call; live during it. */
 	int (*data)(void *arg, struct slice);
@@ -20,6 +23,9 @@ struct delta_ops {
 struct delta;
 /* The signature must outlive it. With n = 0 all is data. */
 struct delta *delta_new(const struct signature *old, const struct delta_ops *);
+/* The signature of the new file, as far as it is known: of its first own->n blocks, which may
+ * become more. What is fed begins at that offset in it. Spares hashing these blocks once more. */
+void delta_own(struct delta *, const struct signature *own, uint64_t at);
 /* The new file, piece by piece: 0, or the code of an op. */
 int delta_feed(struct delta *, struct slice);
 int delta_end(struct delta *); /* what is left; does not free */

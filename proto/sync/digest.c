@@ -130,6 +130,12 @@ void digest_add(struct digest *d, struct slice s)
 	}
 }
 
+void digest_more(struct digest *d)
+{
+	if (d->in_block == SYNC_BLOCK)
+		block_next(d);
+}
+
 /* A whole block of zeros. */
 static const uint8_t *zero_hash(void)
 {

@@ -81,6 +81,8 @@ struct digest {
  * called. */
 void digest_init(struct digest *, struct signature *sig);
 void digest_add(struct digest *, struct slice);
+/* More is to come, for sure: a block that is full is in the signature from now on. */
+void digest_more(struct digest *);
 void digest_end(struct digest *, uint8_t out[32]);
 /* n zero bytes (a hole), without reading them. */
 void digest_zeros(struct digest *, uint64_t n);

@@ -4,7 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-enum { PIECE = 120 * 1024, HOLE_MIN = SYNC_BLOCK };
+enum { PIECE = 120 * 1024, PIECE_DELTA = 2 * SYNC_BLOCK, HOLE_MIN = SYNC_BLOCK };
 
 static int64_t time_ns(struct timespec t)
 {
@@ -102,8 +102,11 @@ static void delta_begin(struct outgoing *o)
 {
 	struct delta_ops ops = delta_ops_of;
 	ops.arg = o;
-	if (o->sig.n)
-		o->delta = delta_new(&o->sig, &ops);
+	if (!o->sig.n)
+		return;
+	o->delta = delta_new(&o->sig, &ops);
+	if (o->v->size >= SIGNATURE_MIN)
+		delta_own(o->delta, &o->made, o->at);
 }
 
 struct outgoing *outgoing_new(struct channel *ch, uint32_t id, struct root *root, const char *path,
@@ -208,9 +211,11 @@ int outgoing_step(struct outgoing *o)
 		int r = skip_hole(o);
 		return r < 0 ? abort_it(o, r) : 0;
 	}
-	size_t want = (size_t)MIN(o->data_end - o->at, PIECE);
+	/* In step with the blocks, so that each is hashed before it is looked for. */
+	size_t piece = o->delta ? PIECE_DELTA - o->at % SYNC_BLOCK : PIECE;
+	size_t want = (size_t)MIN(o->data_end - o->at, piece);
 	struct msg m = { .type = MSG_DATA, .id = o->id };
-	static char scratch[PIECE];
+	static char scratch[PIECE_DELTA];
 	char *to = o->delta ? scratch : channel_put(o->ch, &m, want);
 	ssize_t n = read_at(o->fd, to, want, o->at);
 	if (n < 0 || (size_t)n < want) {
@@ -220,6 +225,8 @@ int outgoing_step(struct outgoing *o)
 	}
 	digest_add(&o->sum, slice_of(to, want));
 	o->at += want;
+	if (o->at < o->v->size)
+		digest_more(&o->sum);
 	if (!o->delta) {
 		channel_put_done(o->ch, &m, want);
 		return 0;

@@ -139,6 +139,7 @@ struct session {
 	struct buf control_in, control_out;
 	struct config config;
 	bool configured, opened, scanned, far_scanned, started, paused;
+	bool begun_told;  /* the parent knows that both sides are known */
 	bool fresh;       /* started before all of alpha was known, and not done yet */
 	bool reset_first; /* asked for before it was opened */
 	bool want_look;   /* at .tsignore */

@@ -226,9 +226,11 @@ void status_say(struct session *s)
 
 void status_run(struct session *s)
 {
-	s->news |= s->code != 0;
-	if (s->configured && (reactor_now(s->rx) >= s->status_at || s->code))
+	bool at_once = s->code || (s->started && s->scanned && !s->begun_told);
+	s->news |= at_once;
+	if (s->configured && (reactor_now(s->rx) >= s->status_at || at_once))
 		status_say(s);
+	s->begun_told = s->started && s->scanned;
 	while (s->control_out.len) {
 		struct slice d = buf_data(&s->control_out);
 		ssize_t n = stream_write(s->control, d.p, d.n);

@@ -51,7 +51,8 @@ static void sign(struct bytes b, struct signature *s)
 
 struct rebuild {
 	struct bytes old, got;
-	size_t room, data, copies;
+	size_t room, data, copies; /* copies: neighbours are one */
+	uint64_t copy_end;
 	int fail_after; /* ops, then -EIO; 0: never */
 };
 
@@ -68,8 +69,9 @@ static int rebuild_add(struct rebuild *r, const void *p, size_t n)
 static int on_copy(void *arg, uint64_t at, uint64_t n)
 {
 	struct rebuild *r = arg;
-	assert_true(n > 0 && at <= r->old.n && n <= r->old.n - at);
-	r->copies++;
+	assert_true(n > 0 && at <= r->old.n && n <= r->old.n - at && n <= DELTA_COPY_MAX);
+	r->copies += r->copies == 0 || at != r->copy_end;
+	r->copy_end = at + n;
 	return rebuild_add(r, r->old.p + at, (size_t)n);
 }
 
@@ -81,27 +83,44 @@ static int on_data(void *arg, struct slice s)
 	return rebuild_add(r, s.p, s.n);
 }
 
-/* Feeds new in pieces of at most max bytes; what was sent is in the result. */
-static struct rebuild delta_run(struct bytes old, struct bytes new, size_t max)
+/* Feeds new in pieces of at most max bytes; what was sent is in the result. ahead: its own
+ * signature is known as far as it is fed. */
+static struct rebuild run_once(struct bytes old, struct bytes new, size_t max, bool ahead)
 {
-	struct signature sig;
+	struct signature sig, own;
+	struct digest sum;
 	struct rebuild r = { .old = old, .room = new.n };
 	struct delta_ops ops = { on_copy, on_data, &r };
 	r.got.p = xmalloc(new.n + 1);
 	sign(old, &sig);
+	digest_init(&sum, &own);
 	struct delta *d = delta_new(&sig, &ops);
+	if (ahead)
+		delta_own(d, &own, 0);
 	for (size_t at = 0, n; at < new.n; at += n) {
 		n = 1 + below(max);
 		n = MIN(n, new.n - at);
+		digest_add(&sum, slice_of(new.p + at, n));
+		if (at + n < new.n)
+			digest_more(&sum);
 		assert_int_equal(0, delta_feed(d, slice_of(new.p + at, n)));
 	}
 	assert_int_equal(0, delta_end(d));
 	delta_free(d);
 	signature_end(&sig);
+	signature_end(&own);
 	assert_int_equal(new.n, r.got.n);
 	assert_memory_equal(new.p, r.got.p, new.n);
 	free(r.got.p);
 	r.got.p = NULL;
+	return r;
+}
+
+static struct rebuild delta_run(struct bytes old, struct bytes new, size_t max)
+{
+	struct rebuild r = run_once(old, new, max, false), with = run_once(old, new, max, true);
+	assert_int_equal(r.data, with.data);
+	assert_int_equal(r.copies, with.copies);
 	return r;
 }
 
