@@ -61,7 +61,8 @@ void root_batch_end(struct root *);
 void root_owner(const struct root *, uid_t *, gid_t *);
 
 /* What is at path: 0 with *v (unhashed; NULL: nothing, also when its directory is none) and the
- * stamp, or -errno: -EXDEV below a mount point, -EINVAL for a path that no tree has. A mount point
+ * stamp, or -errno: -EXDEV below a mount point, -EINVAL for a path that no tree has (nor one in
+ * STATE, if options.store, which is STATE/sync/ID or the like, lies in the root). A mount point
  * or anything that is no file, directory or link is SYNC_OTHER. */
 int root_look(struct root *, const char *path, struct version **v, struct stamp *);
 /* The same for a name in a directory that is open (root_open_at with O_DIRECTORY). */
