@@ -295,11 +295,26 @@ void root_owner(const struct root *r, uid_t *uid, gid_t *gid)
 	*gid = r->owner_gid;
 }
 
+/* The path of what fd is, without symlinks; "" if it cannot be told. */
+static void fd_path(int fd, char out[PATH_MAX])
+{
+	char link[32];
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	ssize_t n = readlink(link, out, PATH_MAX - 1);
+	out[MAX(n, 0)] = '\0';
+}
+
 int root_check(struct root *r)
 {
 	struct stat st;
+	char now[PATH_MAX];
 	if (stat(r->path, &st) == -1)
 		return -errno;
+	if (r->real) {
+		fd_path(r->fd, now);
+		if (strcmp(now, r->real) != 0)
+			return -ENOENT;
+	}
 	if (!S_ISDIR(st.st_mode))
 		return -ENOTDIR;
 	return st.st_dev == r->dev && st.st_ino == r->ino ? 0 : -ESTALE;
@@ -409,15 +424,6 @@ static int private_open(struct root *r)
 	err = private_use(r, dir);
 	close(dir);
 	return err;
-}
-
-/* The path of what fd is, without symlinks; "" if it cannot be told. */
-static void fd_path(int fd, char out[PATH_MAX])
-{
-	char link[32];
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	ssize_t n = readlink(link, out, PATH_MAX - 1);
-	out[MAX(n, 0)] = '\0';
 }
 
 /* The store is STATE/sync/ID or the like: the topmost of these that is in the root. */
@@ -541,6 +547,11 @@ struct root *root_open(const struct root_options *o, int *err, char *why, size_t
 	if (r->stage != -1)
 		stage_tidy(r);
 	r->state = find_state(r);
+	if (strncmp(o->path, "/proc/self/fd/", 14) == 0) {
+		char real[PATH_MAX];
+		fd_path(r->fd, real);
+		r->real = xstrdup(real);
+	}
 	*err = 0;
 	return r;
 }
@@ -558,5 +569,6 @@ void root_close(struct root *r)
 	free(r->path);
 	free(r->store);
 	free(r->state);
+	free(r->real);
 	free(r);
 }

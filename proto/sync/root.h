@@ -25,7 +25,7 @@
 struct root;
 
 struct root_options {
-	const char *path;  /* absolute */
+	const char *path;  /* absolute; /proc/self/fd/N: one that is open */
 	const char *store; /* this side's directory of this sync */
 	bool make;         /* make it, and its parents (0755), if it is missing */
 	/* If owned: what is made here is given to that user and group, and the root, too (it takes
