@@ -52,9 +52,16 @@ static bool path_ok(const char *path)
 	return true;
 }
 
+/* The programs' own state, where it lies in the root: no scan sees it, and no peer gets to it. */
+static bool in_state(const struct root *r, const char *path)
+{
+	size_t n = r->state ? strlen(r->state) : 0;
+	return n && strncmp(path, r->state, n) == 0 && (path[n] == '/' || path[n] == '\0');
+}
+
 int root_open_at(struct root *r, const char *path, int flags)
 {
-	if (!path_ok(path))
+	if (!path_ok(path) || in_state(r, path))
 		return -EINVAL;
 	flags |= O_NOFOLLOW | O_CLOEXEC | (flags & O_PATH ? 0 : O_NONBLOCK);
 	return open_below(r->fd, *path ? path : ".", flags);
@@ -98,7 +105,7 @@ int place_open(struct root *r, const char *path, struct place *p)
 {
 	char parent[SYNC_PATH_MAX + 1];
 	*p = (struct place){ .dir = -1, .mode = -1 };
-	if (!*path || !path_ok(path))
+	if (!*path || !path_ok(path) || in_state(r, path))
 		return -EINVAL;
 	const char *slash = strrchr(path, '/');
 	size_t n = slash ? (size_t)(slash - path) : 0;
@@ -288,11 +295,26 @@ void root_owner(const struct root *r, uid_t *uid, gid_t *gid)
 	*gid = r->owner_gid;
 }
 
+/* The path of what fd is, without symlinks; "" if it cannot be told. */
+static void fd_path(int fd, char out[PATH_MAX])
+{
+	char link[32];
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	ssize_t n = readlink(link, out, PATH_MAX - 1);
+	out[MAX(n, 0)] = '\0';
+}
+
 int root_check(struct root *r)
 {
 	struct stat st;
+	char now[PATH_MAX];
 	if (stat(r->path, &st) == -1)
 		return -errno;
+	if (r->real) {
+		fd_path(r->fd, now);
+		if (strcmp(now, r->real) != 0)
+			return -ENOENT;
+	}
 	if (!S_ISDIR(st.st_mode))
 		return -ENOTDIR;
 	return st.st_dev == r->dev && st.st_ino == r->ino ? 0 : -ESTALE;
@@ -404,6 +426,29 @@ static int private_open(struct root *r)
 	return err;
 }
 
+/* The store is STATE/sync/ID or the like: the topmost of these that is in the root. */
+static char *find_state(const struct root *r)
+{
+	static const char *const up[] = { "../..", "..", "." };
+	char top[PATH_MAX], path[PATH_MAX];
+	char *found = NULL;
+	int store = open(r->store, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	fd_path(r->fd, top);
+	size_t n = strcmp(top, "/") == 0 ? 0 : strlen(top);
+	for (size_t i = 0; i < ARRAY_LEN(up) && store != -1 && *top && !found; i++) {
+		int fd = openat(store, up[i], O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (fd == -1)
+			continue;
+		fd_path(fd, path);
+		close(fd);
+		if (strncmp(path, top, n) == 0 && path[n] == '/' && path[n + 1])
+			found = xstrdup(path + n + 1);
+	}
+	if (store != -1)
+		close(store);
+	return found;
+}
+
 static void stage_tidy(struct root *r)
 {
 	int fd = openat(r->stage, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -501,6 +546,12 @@ struct root *root_open(const struct root_options *o, int *err, char *why, size_t
 	r->private_err = private_open(r);
 	if (r->stage != -1)
 		stage_tidy(r);
+	r->state = find_state(r);
+	if (strncmp(o->path, "/proc/self/fd/", 14) == 0) {
+		char real[PATH_MAX];
+		fd_path(r->fd, real);
+		r->real = xstrdup(real);
+	}
 	*err = 0;
 	return r;
 }
@@ -517,5 +568,7 @@ void root_close(struct root *r)
 	free(r->batch.path);
 	free(r->path);
 	free(r->store);
+	free(r->state);
+	free(r->real);
 	free(r);
 }

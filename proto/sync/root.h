@@ -25,7 +25,7 @@
 struct root;
 
 struct root_options {
-	const char *path;  /* absolute */
+	const char *path;  /* absolute; /proc/self/fd/N: one that is open */
 	const char *store; /* this side's directory of this sync */
 	bool make;         /* make it, and its parents (0755), if it is missing */
 	/* If owned: what is made here is given to that user and group, and the root, too (it takes
@@ -61,7 +61,8 @@ void root_batch_end(struct root *);
 void root_owner(const struct root *, uid_t *, gid_t *);
 
 /* What is at path: 0 with *v (unhashed; NULL: nothing, also when its directory is none) and the
- * stamp, or -errno: -EXDEV below a mount point, -EINVAL for a path that no tree has. A mount point
+ * stamp, or -errno: -EXDEV below a mount point, -EINVAL for a path that no tree has (nor one in
+ * STATE, if options.store, which is STATE/sync/ID or the like, lies in the root). A mount point
  * or anything that is no file, directory or link is SYNC_OTHER. */
 int root_look(struct root *, const char *path, struct version **v, struct stamp *);
 /* The same for a name in a directory that is open (root_open_at with O_DIRECTORY). */

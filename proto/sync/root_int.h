@@ -16,6 +16,8 @@ struct root {
 	int stage; /* or -1: nothing can be written, private_err says why */
 	int private_err;
 	char *path, *store;
+	char *real;  /* where it was, if path is an open descriptor of it; else NULL */
+	char *state; /* where the store lies in the root, a relative path; NULL: it does not */
 	uint64_t trash_max;
 	bool in_place;
 	bool owned; /* as options.owned */

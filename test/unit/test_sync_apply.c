@@ -260,6 +260,29 @@ static void what_cannot_be_says_why(void **state)
 	assert_text(f, "", "ls outside");
 }
 
+/* As when $HOME is synced: a peer could make itself a sync of what was not to be synced. */
+static void the_state_in_a_root_is_not_for_peers(void **state)
+{
+	struct sync_root *f = *state;
+	static const char *const paths[] = { "state", "state/x", "state/0123/state" };
+	struct expect none = { 0 };
+	struct stamp stamp;
+	int err;
+	char why[256];
+	root_close(f->r);
+	struct root_options o = { .path = f->base, .store = f->store };
+	f->r = root_open(&o, &err, why, sizeof(why));
+	assert_non_null(f->r);
+	shell(f->base, "echo source >source");
+	for (enum op op = 0; op < OPS; op++)
+		for (size_t i = 0; i < ARRAY_LEN(paths) && op != META && op != REMOVE; i++)
+			assert_int_equal(-EINVAL, run(f, op, paths[i], &none, &stamp));
+	assert_int_equal(-EINVAL, root_open_at(f->r, "state/0123/state", O_RDONLY));
+	assert_int_equal(-EINVAL, apply_rename(f->r, "source", "state/x"));
+	assert_int_equal(0, put_text(f, "state2", "new", &none, &stamp));
+	assert_text(f, "state2\n", "ls -d state2; ls state/x state/0123/x 2>/dev/null; true");
+}
+
 /* A peer may say any time (the filesystem may have a say, too), and any size. */
 static void times_and_sizes_of_any_sort(void **state)
 {
@@ -746,6 +769,7 @@ int main(void)
 		TEST(a_killed_transfer_can_be_resumed),
 		TEST(in_place_keeps_the_inode),
 		TEST(times_and_sizes_of_any_sort),
+		TEST(the_state_in_a_root_is_not_for_peers),
 		TEST(files_are_replaced_without_exchange),
 		TEST(the_stage_and_the_trash_come_back),
 		TEST(a_full_disk_leaves_all_as_it_was),

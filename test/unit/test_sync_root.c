@@ -256,6 +256,30 @@ static void a_root_that_is_gone_or_another_is_told(void **state)
 	assert_string_not_equal(one, two);
 }
 
+/* As a guest that runs no commands opens it: who has the descriptor sees the same directory
+ * wherever it is, and when it is removed. */
+static void a_root_by_descriptor_that_is_gone_is_told(void **state)
+{
+	struct sync_root *f = *state;
+	int err, fd = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	char *path = f->path;
+	root_close(f->r);
+	f->path = xasprintf("/proc/self/fd/%d", fd);
+	f->r = sync_root_try(f, false, false, &err);
+	assert_int_equal(0, root_check(f->r));
+	shell(f->base, "mv root old; mkdir root");
+	assert_int_equal(-ENOENT, root_check(f->r));
+	shell(f->base, "rmdir root; mv old root");
+	assert_int_equal(0, root_check(f->r));
+	shell(f->base, "rm -r root");
+	assert_int_equal(-ENOENT, root_check(f->r));
+	shell(f->base, "mkdir root");
+	assert_int_equal(-ENOENT, root_check(f->r));
+	free(f->path);
+	f->path = path;
+	close(fd);
+}
+
 static int count(struct sync_root *f, const char *command)
 {
 	char *text = output_of(f, command);
@@ -391,6 +415,7 @@ int main(void)
 		TEST(mount_points_are_others),
 		TEST(a_hash_is_of_the_file_that_was_seen),
 		TEST(a_root_that_is_gone_or_another_is_told),
+		TEST(a_root_by_descriptor_that_is_gone_is_told),
 		TEST(the_trash_is_kept_for_a_day_and_bounded),
 		TEST(a_name_in_the_trash_tells_the_path),
 		TEST(a_root_without_a_stage_can_be_read),

@@ -304,7 +304,8 @@ static void memory(void **state)
 static void others(void **state)
 {
 	struct tree *t = tree_new(1000, NULL, NULL);
-	struct node *const *list, *n[150];
+	struct node *const *list;
+	struct node *n[150];
 	size_t listed;
 	char name[16];
 	(void)state;
