@@ -3,7 +3,7 @@
  * work, store.c keeps what has to survive.
  *
  *	creating -> running <-> pausing, paused, resuming
- *	any      -> deleting -> (gone)          asked for, or expired; failed, if it cannot be removed
+ *	any      -> deleting -> (gone)          asked for, or expired; else failed: not removed
  *	any      -> failed   -> (gone)          the backend says that there is no sandbox (any more)
  */
 #ifndef PICO_SANDBOX_H
