@@ -267,14 +267,15 @@ void session_get(struct call *c, const struct http_head *h, struct slice id)
 static void deleted(struct session_waiter *w, struct session *s, int code, const char *why)
 {
 	struct call *c = container_of(w, struct call, waiter);
-	(void)s;
-	(void)code;
-	(void)why;
 	char *body = xasprintf("{\"%s\":\"%s\",\"status\":\"deleted\"}\n",
 			       c->camel ? "sandboxId" : "session_id", (char *)c->state);
 	free(c->state);
 	c->state = NULL;
-	call_reply(c, 200, NULL, 0, slice_str(body));
+	if (s)
+		call_error(c, 502, "BACKEND_ERROR", RETRY_S, NULL, "%s",
+			   why ? why : err_text(code));
+	else
+		call_reply(c, 200, NULL, 0, slice_str(body));
 	free(body);
 }
 

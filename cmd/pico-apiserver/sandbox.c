@@ -135,7 +135,10 @@ static void fire(struct timer *t)
 {
 	struct session *s = container_of(t, struct session, timer);
 	if (s->r.state == SANDBOX_FAILED) {
-		session_drop(s, s->why);
+		if (s->unremoved && !s->set->ending)
+			session_delete(s); /* perhaps now */
+		else
+			session_drop(s, s->why);
 		return;
 	}
 	tunnels_sample(s);
@@ -228,15 +231,25 @@ void session_on_ready(void *arg, const char *fingerprint, bool paused)
 static void on_removed(void *arg, int code, const char *why)
 {
 	struct session *s = arg;
+	bool told = s->r.state == SANDBOX_DELETING;
+	s->unremoved = code < 0;
 	if (code < 0)
 		log_error("sandbox-remove id=%s name=%s error=%s", s->r.id, s->r.name,
 			  log_quote(slice_str(why)));
 	else
 		session_store_remove(s->set->store, s->r.id); /* else the next start tries again */
-	s->box->ops->free(s->box);
+	if (s->box)
+		s->box->ops->free(s->box);
 	s->box = NULL;
+	if (code < 0 && told && !s->set->ending) {
+		free(s->why);
+		s->why = xasprintf("it could not be removed: %s", why);
+		set_state(s, SANDBOX_FAILED);
+	}
 	if (s->r.state == SANDBOX_FAILED) {
 		timer_set(s->set->rx, &s->timer, s->set->ending ? 0 : FAILED_KEEP_MS);
+		if (told)
+			settle(s, false, code, s->why);
 		return;
 	}
 	log_info("session-gone id=%s name=%s", s->r.id, s->r.name);
@@ -273,7 +286,10 @@ void session_delete(struct session *s)
 	set_state(s, SANDBOX_DELETING);
 	timer_clear(s->set->rx, &s->timer);
 	tunnels_abort(s);
-	if (!s->box) {
+	if (!s->box && s->unremoved) {
+		struct box_found left = { .id = s->r.id, .name = s->r.name };
+		s->set->backend->ops->remove(s->set->backend, &left, on_removed, s);
+	} else if (!s->box) {
 		session_store_remove(s->set->store, s->r.id);
 		session_drop(s, s->why ? s->why : "the session was deleted");
 	} else if (!failed) { /* else that is under way */

@@ -3,7 +3,7 @@
  * work, store.c keeps what has to survive.
  *
  *	creating -> running <-> pausing, paused, resuming
- *	any      -> deleting -> (gone)          asked for, or expired
+ *	any      -> deleting -> (gone)          asked for, or expired; else failed: not removed
  *	any      -> failed   -> (gone)          the backend says that there is no sandbox (any more)
  */
 #ifndef PICO_SANDBOX_H
@@ -51,6 +51,7 @@ struct session {
 	struct list tunnels; /* connect.c's */
 	unsigned busy;       /* commands and file transfers under way: no idle end */
 	bool found;          /* by list, after a restart */
+	bool unremoved;      /* FAILED, and what is left of its sandbox could not be removed */
 	char *why;           /* SANDBOX_FAILED */
 };
 

@@ -101,6 +101,12 @@ def test_create_login_delete(kube, start):
         shutdown = time.mktime(time.strptime(body["spec"]["shutdownTime"], "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
         assert 990 < shutdown - time.time() <= 1060 and body["spec"]["shutdownPolicy"] == "Delete"
         assert body["apiVersion"].endswith(kube.agents[-1])
+    # what cannot be removed is not said to be gone, and can be tried again
+    kube.forbidden.add(("delete", "sandboxes" if kube.agents else "pods"))
+    r = api.request("DELETE", f"/v1/sessions/{sid}")
+    assert r.status == 502 and "cannot delete" in r.json["message"], r.body
+    assert status(api, sid) == "failed"
+    kube.forbidden.clear()
     assert api.request("DELETE", f"/v1/sessions/{sid}").status == 200
     assert not kube.objects["pods"] and not kube.objects["sandboxes"]
 

@@ -429,7 +429,7 @@ static void key_files(void **state)
 static void new_keys(void **state)
 {
 	(void)state;
-	char text[SSH_KEYGEN_TEXT_MAX], line[SSH_KEYGEN_LINE_MAX], again[SSH_KEYGEN_LINE_MAX];
+	char text[SSH_KEYGEN_TEXT_MAX], line[SSH_KEYGEN_LINE_MAX], again[SSH_KEYGEN_LINE_MAX + 8];
 	char print[SSH_FINGERPRINT_MAX], want[SSH_FINGERPRINT_MAX], err[300], said[300] = "";
 	size_t n = ssh_keygen(text, line);
 	struct ssh_key *k = ssh_key_parse(slice_of(text, n), err, sizeof(err));
