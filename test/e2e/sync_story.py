@@ -38,6 +38,10 @@ class Plan:
             self.faults[rng.randrange(self.steps)] = rng.choice(kinds)
         if rng.random() < 0.07:
             self.faults[rng.randrange(self.steps)] = "wipe"
+        also = random.Random(f"{seed}/reset")  # of its own, so that the rest of each seed stays what it was
+        if also.random() < 0.1 and self.mode != "one-way-safe":  # there, all that is beta's alone stays then
+            self.faults.setdefault(also.randrange(self.steps), "reset")
+        self.forgets = not {"wipe", "reset"}.isdisjoint(self.faults.values())
         self.pauses = rng.choice([[0], [0, 0, 0, 0.001, 0.005], [0.003, 0.02]])
         self.rng = rng
 
@@ -173,6 +177,15 @@ class Run:
         os.mkdir(self.roots[BETA])
         self.pair.start()
 
+    def fault_reset(self, n):
+        """The sync forgets what both sides have agreed on; perhaps it is killed before it has merged them."""
+        if self.down:
+            return
+        self.pair.tell({"reset": True})
+        if self.rng.random() < 0.5:
+            time.sleep(self.rng.choice([0.001, 0.01, 0.1]))
+            self.fault_kill_both(n)
+
     def fault_stall(self, n):
         if not self.down:
             w = self.pair.workers[self.rng.randrange(2)]
@@ -255,7 +268,7 @@ class Run:
             too_many = max(status.get("conflicts_total", 0), status.get("problems_total", 0)) > 100  # not all are told
             left = {} if too_many else C.uncovered(diff, listed, trees)
             old = C.stale(listed, diff, trees)
-            wrong = C.undeserved(listed, self.ledger.touched) if "wipe" not in self.plan.faults.values() else []
+            wrong = [] if self.plan.forgets else C.undeserved(listed, self.ledger.touched)
             odd = [] if self.disturbed and self.lifts else C.unexplained(listed, trees)
             if not left and not old and not odd and not wrong:
                 return trees
