@@ -348,9 +348,10 @@ static int put_finish(struct put *p)
 
 /* It belongs to whom the old one belonged, or to the root's owner, or to the group of a
  * set-group-id directory. */
-static void put_owner(const struct put *p, const struct place *place, const struct statx *old)
+static void put_owner(const struct put *p, struct place *place, const struct statx *old)
 {
-	struct stat dir;
+	struct stat room;
+	const struct stat *dir;
 	if (old->stx_mask && S_ISREG(old->stx_mode)) {
 		if (old->stx_uid != geteuid() || old->stx_gid != getegid())
 			if (fchown(p->fd, old->stx_uid, old->stx_gid) == -1)
@@ -358,8 +359,8 @@ static void put_owner(const struct put *p, const struct place *place, const stru
 	} else if (p->r->owned) {
 		if (fchown(p->fd, p->r->uid, p->r->gid) == -1)
 			return;
-	} else if (fstat(place->dir, &dir) == 0 && dir.st_mode & S_ISGID) {
-		if (fchown(p->fd, (uid_t)-1, dir.st_gid) == -1)
+	} else if ((dir = place_stat(place, &room)) && dir->st_mode & S_ISGID) {
+		if (fchown(p->fd, (uid_t)-1, dir->st_gid) == -1)
 			return;
 	}
 }

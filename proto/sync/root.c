@@ -73,6 +73,7 @@ static void batch_forget(struct root *r)
 		close(r->batch.dir);
 	r->batch.dir = -1;
 	r->batch.n = 0;
+	r->batch.looked = false;
 }
 
 void root_batch(struct root *r)
@@ -132,6 +133,19 @@ int place_open(struct root *r, const char *path, struct place *p)
 	p->dir = fd;
 	p->own = true;
 	return 0;
+}
+
+const struct stat *place_stat(struct place *p, struct stat *room)
+{
+	struct root *r = p->lent;
+	if (r && r->batch.looked)
+		return &r->batch.st;
+	struct stat *st = r ? &r->batch.st : room;
+	if (fstat(p->dir, st) == -1)
+		return NULL;
+	if (r)
+		r->batch.looked = true;
+	return st;
 }
 
 int path_chmod(int fd, unsigned mode)

@@ -33,7 +33,9 @@ struct root {
 		bool on, ready; /* ready: root_ready has looked */
 		int dir;        /* O_PATH, or -1 */
 		unsigned users; /* places that have it */
-		char *path;     /* room for SYNC_PATH_MAX */
+		bool looked;    /* st is of it */
+		struct stat st;
+		char *path; /* room for SYNC_PATH_MAX */
 		size_t n;
 	} batch;
 	struct trash trash;
@@ -59,6 +61,8 @@ int place_open(struct root *, const char *path, struct place *);
  * (place_close gives its mode back). True: try again. */
 bool place_unlock(struct place *, int err);
 void place_close(struct place *);
+/* fstat(2) of the directory; once in a batch. NULL: it fails. */
+const struct stat *place_stat(struct place *, struct stat *room);
 
 /* chmod(2) of an O_PATH descriptor, which fchmod(2) does not take. */
 int path_chmod(int fd, unsigned mode);
