@@ -49,6 +49,12 @@ void session_halt(struct session *s, bool restart, const char *fmt, ...)
 	fences_fail(s, s->halt_why);
 }
 
+void session_again(struct session *s, bool now)
+{
+	s->again_ms = now ? 0 : MIN(s->again_ms, AGAIN_MS);
+	s->again_at = MIN(s->again_at, reactor_now(s->rx) + AGAIN_MS);
+}
+
 /* --- what alpha's scan tells --- */
 
 /* It is gone, and was there: perhaps all is about to go, root and all, so look again in a moment.
@@ -78,6 +84,7 @@ void held_release(struct session *s)
 		node_mark_dirty(s->side.tree, n);
 	}
 	s->nheld = 0;
+	session_again(s, true);
 	s->news = true;
 }
 
@@ -303,6 +310,8 @@ static int on_entry(struct session *s, const struct msg *m)
 	if (a && a->kind == SYNC_FILE && a->hashed == HASH_ASSUMED && v != n->base)
 		a->hashed = 0; /* now it matters what it is */
 	node_set(t, n, SYNC_BETA, version_ref(v));
+	if (v && v->kind == SYNC_DIR)
+		session_again(s, true);
 	if (!v)
 		hold(s, n);
 	else if (s->nheld)
@@ -450,6 +459,9 @@ static void round_run(struct session *s)
 		s->again_ms = 0;
 		return;
 	}
+	uint64_t now = reactor_now(s->rx);
+	if (s->again_ms && dirty == s->again_dirty && now < s->again_at)
+		return;
 	const char *why = s->config.halt ? reconcile_halt(s->side.tree, s->config.mode) : NULL;
 	if (why && !s->emptied_ok) {
 		session_halt(s, false, "%s", why);
@@ -469,6 +481,8 @@ static void round_run(struct session *s)
 		     (s->todo.n == from || s->done.files == s->done_at_round);
 	s->done_at_round = s->done.files;
 	s->again_ms = stuck ? MIN(MAX(2 * s->again_ms, AGAIN_MS), AGAIN_MAX_MS) : 0;
+	s->again_at = now + s->again_ms;
+	s->again_dirty = dirty;
 }
 
 /* A fence is through once all that was known when both sides had looked is done, and what that
@@ -524,7 +538,7 @@ static void wake_later(struct session *s, uint64_t retry_at)
 	if (retry_at)
 		at = MIN(at, retry_at);
 	if (s->again_ms)
-		at = MIN(at, now + s->again_ms);
+		at = MIN(at, s->again_at);
 	if (s->nheld)
 		at = MIN(at, MIN(s->held_last + GONE_QUIET_MS, s->held_first + GONE_STEADY_MS));
 	if (s->news)

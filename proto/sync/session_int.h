@@ -171,8 +171,11 @@ struct session {
 	struct node **held; /* NODE_HELD: gone, but let us wait a moment */
 	size_t nheld, held_cap;
 	uint64_t held_first, held_last;
-	unsigned again_ms;      /* the last round has changed nothing; 0: it has */
-	uint64_t done_at_round; /* done.files then */
+	/* The last round has changed nothing, there were so many dirty nodes, and the next one is
+	 * due at again_at. 0: it has. done_at_round: done.files then. */
+	unsigned again_ms;
+	size_t again_dirty;
+	uint64_t again_at, done_at_round;
 
 	struct problems problems;
 	struct list fences;
@@ -205,6 +208,8 @@ int session_forget(struct session *);
 void session_look_at_root(struct session *);
 void session_halt(struct session *, bool restart, const char *fmt, ...) PRINTF_LIKE(3, 4);
 int session_begin(struct session *); /* configured: opens alpha, calls the far end */
+/* A round may do something again where the last could not: the next is due now, or soon. */
+void session_again(struct session *, bool now);
 /* Deletions that were held back are believed now. */
 void held_release(struct session *);
 

@@ -154,6 +154,7 @@ void op_done(struct session *s, struct op *op, int status, const char *why)
 	}
 	if (status == 0) /* there may be more to do, or it is to be pruned */
 		node_mark_dirty(s->side.tree, n);
+	session_again(s, status == 0);
 	s->news = true;
 	op_free(s, op);
 	ops_unbusy(s, n);
