@@ -40,7 +40,7 @@ def text_of(path):
 class Worker:
     def __init__(self, side, argv, fds, log):
         """fds: {number there: descriptor here}."""
-        self.side, self.log, self.code, self.killed = side, log, None, False
+        self.side, self.log, self.code, self.killed, self.stopped = side, log, None, False, False
         err = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         actions = [(os.POSIX_SPAWN_DUP2, err, 2)]
         # Out of the way of 0..3 first: one of them may be what another is to become.
@@ -62,6 +62,17 @@ class Worker:
     def signal(self, signo):
         if self.poll() is None:
             os.kill(self.pid, signo)
+
+    def stop(self):
+        self.stopped = True
+        self.signal(signal.SIGSTOP)
+
+    def go_on(self):
+        """Only one that was stopped: SIGCONT takes back the stop of a debugger, too, and the leak sanitizer is
+        one while a worker ends, and waits for ever then."""
+        if self.stopped:
+            self.stopped = False
+            self.signal(signal.SIGCONT)
 
     def kill(self):
         self.killed = True
@@ -126,7 +137,7 @@ class Pair:
         self.cut()
         odd = []
         for w in self.workers:
-            w.signal(signal.SIGCONT)
+            w.go_on()
         for w in self.workers:
             if w.wait(patience) is None:
                 w.kill()

@@ -189,8 +189,8 @@ class Run:
     def fault_stall(self, n):
         if not self.down:
             w = self.pair.workers[self.rng.randrange(2)]
-            w.signal(signal.SIGSTOP)
-            self.later(n, lambda: w.signal(signal.SIGCONT))
+            w.stop()
+            self.later(n, w.go_on)
 
     def fault_full(self, n):
         small = [s for s in (ALPHA, BETA) if self.small[s]]
