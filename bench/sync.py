@@ -184,6 +184,7 @@ class Bench:
     def memory(self, ours, size):
         entries = len(T.listing(ours.here)) if size else 0
         pids = ours.workers()
+        time.sleep(0 if self.plan.quick else 5)  # buffers are given back when nothing came or went for 2 to 4 s
         if None not in pids:
             self.results.setdefault("memory", {})[str(size)] = {"entries": entries, "bytes": [rig.settled([pid])[1] for pid in pids]}
 

@@ -105,7 +105,7 @@ def memory(r):
             row.append(num(found["bytes"][i] / 1e6, 1) if found else "–")
         row += [num(per_entry(r, s)[i]) if per_entry(r, s) else "–" for s in (r["files"], r["many"])]
         rows.append(row)
-    return "### Memory\n\nResident MB, and bytes an entry beyond the worker of an empty sync.\n\n" + table(
+    return "### Memory\n\nResident MB after 5 s of rest, and bytes an entry beyond the worker of an empty sync.\n\n" + table(
         ["", "empty", f"{r['files']:,} files", f"{r['many']:,} files", f"bytes an entry, {r['files']:,}", f"{r['many']:,}"], rows)
 
 

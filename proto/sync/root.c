@@ -387,6 +387,7 @@ static bool same_filesystem(int dir, const struct root *r)
  * CAP_DAC_READ_SEARCH, or Linux 6.10.) */
 static bool can_link(int dir)
 {
+	unlinkat(dir, "probe", 0);
 	int fd = openat(dir, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
 	bool can = fd != -1 && linkat(fd, "", dir, "probe", AT_EMPTY_PATH) == 0;
 	if (fd != -1)
