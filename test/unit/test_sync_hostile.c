@@ -276,6 +276,35 @@ static void test_digests_that_are_made_up_cost_little(void **state)
 	assert_true(seconds() - start < 8);
 }
 
+static void test_a_signature_has_an_end(void **state)
+{
+	(void)state;
+	static char piece[65536];
+	shell(dir, "cd alpha; head -c 2000000 /dev/zero >f");
+	begin(",\"mode\":\"two-way-resolved\"");
+	entry("f", version_file(0644, 3000000, 1, NULL));
+	scanned();
+	uint32_t id = 0;
+	while (id == 0) {
+		const struct msg *m = hear();
+		if (m->type == MSG_HASH)
+			tell(&(struct msg){ .type = MSG_HASHED, .id = m->id });
+		if (m->type == MSG_SIGN)
+			id = m->id;
+	}
+	struct msg m = { .type = MSG_SIGNATURE, .id = id };
+	m.data = slice_of(piece, sizeof(piece));
+	for (int i = 0; i < 300 && !ended; i++) {
+		assert_in_range(i, 0, 257); /* 16 MiB */
+		tell(&m);
+		some(0);
+	}
+	double end = seconds() + WAIT_S;
+	while (!ended && seconds() < end)
+		some(2);
+	assert_string_equal(why_ended, "the guest broke the protocol of the sync: SIGNATURE");
+}
+
 /* What is told of problems and conflicts is for people: it has an end, and is JSON. */
 static void test_problems_have_an_end(void **state)
 {
@@ -319,6 +348,7 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(test_no_file_is_larger_than_we_can_read, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(test_a_signature_has_an_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_problems_have_an_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_digests_that_are_made_up_cost_little, setup,
 						teardown),
