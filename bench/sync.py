@@ -132,6 +132,7 @@ class Bench:
                 took = time.perf_counter() - began
                 if there == data:
                     break
+                os.sched_yield()  # there are more workers than cores
                 if took > 20:
                     raise BenchError(f"an edit is not there after 20 s: {ours.status()}")
             self.put("edit", ours.name, took, size)

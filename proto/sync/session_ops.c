@@ -291,6 +291,10 @@ bool ops_hash(void *arg, struct node *n, enum sync_side side)
 		int r = root_hash(s->side.root, path, n->side[side], &n->stamp, NULL);
 		if (r == 0) {
 			problem_clear(s, n, PROBLEM_OP, side);
+			if (n->base) { /* or it would be read at each start, if it is the same */
+				store_note(s->store, n);
+				s->noted = true;
+			}
 			return true;
 		}
 		side_look(&s->side, slice_of(path, (size_t)len), false);

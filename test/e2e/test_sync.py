@@ -355,3 +355,27 @@ def test_one_file(sy):
     sy.flush()
     assert sorted(os.listdir(sy.a)) == ["conf", "other"]
     assert "same name" in sy.fails("create", sy.a + "/other", sy.url(sy.b + "/another"), status=2)
+
+
+def test_a_restart_reads_no_file_twice(sy):
+    """What was changed at the very moment it was looked at is read once more, and then known."""
+    write(sy.a + "/large", "x" * (8 << 20))
+    sy.create()
+    sy.flush()
+    with open(sy.a + "/large", "r+b") as f:
+        f.write(b"edit")
+    sy.alike()
+
+    def restart():
+        before = sum(sy.workers(), [])
+        os.kill(before[0], signal.SIGKILL)
+        wait_for(lambda: len(now := sum(sy.workers(), [])) == 2 and not set(now) & set(before), 10, "other workers")
+        sy.is_("watching")
+        sy.flush()
+        read = []
+        for pid in sum(sy.workers(), []):
+            with open(f"/proc/{pid}/io") as f:
+                read.append(int(f.readline().split()[1]))  # rchar: what it has read of anything
+        return read
+    restart()
+    assert max(restart()) < 4 << 20
