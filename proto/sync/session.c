@@ -61,7 +61,17 @@ void session_again(struct session *s, bool now)
  */
 static void hold(struct session *s, struct node *n)
 {
-	if (!s->started || n->flags & NODE_HELD || !n->base)
+	if (!s->started || !n->base)
+		return;
+	if (!n->side[SYNC_ALPHA] && !n->side[SYNC_BETA]) {
+		/* They agree on that, and now: what one of them brings back before the end of a
+		 * hold is new. */
+		node_set_base(s->side.tree, n, NULL);
+		store_note(s->store, n);
+		s->noted = true;
+		return;
+	}
+	if (n->flags & NODE_HELD)
 		return;
 	if (s->nheld == s->held_cap) {
 		s->held_cap = s->held_cap ? 2 * s->held_cap : 64;

@@ -362,6 +362,32 @@ static void test_names_only(void **state)
 	assert_true(sent() - out < 100000 && received() - back < 100000);
 }
 
+static void move(const char *from, const char *to)
+{
+	assert_int_equal(0, renameat2(AT_FDCWD, at(dir, from), AT_FDCWD, at(dir, to), 0));
+}
+
+/* Both sides give it another name, and one takes that back while it is still uncertain whether all
+ * will go: it is new there, and nothing that the other has deleted. */
+static void test_taken_back_while_held(void **state)
+{
+	(void)state;
+	shell(dir, "echo content >alpha/f; echo >alpha/other");
+	pair_start(SAFE);
+	fence();
+	for (int i = 0; i < 5; i++) {
+		move("alpha/f", "alpha/g");
+		move("beta/f", "beta/g");
+		for (int k = 0; k < 5; k++)
+			some();
+		move("beta/g", "beta/f");
+		fence();
+		shell(dir,
+		      "grep -q content alpha/f beta/f && test ! -e alpha/g && test ! -e beta/g");
+	}
+	both_alike();
+}
+
 static void test_left_out(void **state)
 {
 	(void)state;
@@ -611,6 +637,7 @@ int main(void)
 		TEST(test_halts),
 		TEST(test_deltas),
 		TEST(test_names_only),
+		TEST(test_taken_back_while_held),
 		TEST(test_left_out),
 		TEST(test_store_inside),
 		TEST(test_orphans),
