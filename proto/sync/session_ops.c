@@ -115,6 +115,10 @@ static void settle(struct session *s, struct op *op)
 		node_set_base(s->side.tree, n, version_ref(op->want));
 	store_note(s->store, n);
 	s->noted = true;
+	/* At once: what lies here without a note, because we were killed, is a conflict when beta
+	 * changes it before the next start. (The far end notes what it is given before it is.) */
+	if (op->side == SYNC_ALPHA)
+		store_flush(s->store);
 	for (int side = 0; side < 2;
 	     side++) { /* it was to be read on one, and written on the other */
 		problem_clear(s, n, PROBLEM_STALE, (enum sync_side)side);
