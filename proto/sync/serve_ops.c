@@ -336,6 +336,15 @@ static int on_put(struct serve *s, struct msg *m)
 typedef int apply_fn(struct root *, const char *, const struct version *, const struct expect *,
 		     struct stamp *);
 
+static void not_given(struct serve *s, struct slice path)
+{
+	struct node *n = tree_find(s->side.tree, path);
+	if (!n)
+		return;
+	node_set_base(s->side.tree, n, NULL);
+	store_note(s->store, n);
+}
+
 static int on_make(struct serve *s, struct msg *m)
 {
 	struct expect e;
@@ -353,11 +362,17 @@ static int on_make(struct serve *s, struct msg *m)
 	int r = expect_at(s, m->path, m->expect, &e);
 	if (r == 0 && full(s))
 		r = -ENOSPC;
-	if (r == 0)
+	/* New content of this side is not the brain's because it has given it a mode: were that
+	 * told as given after a restart, alpha's older content would count as the newer one. */
+	const struct node *n = tree_find(s->side.tree, m->path);
+	bool given = m->type != MSG_META || (n && n->base);
+	if (r == 0 && given)
 		intend(s, m->path, m->want);
 	if (r == 0)
 		r = fn(s->side.root, m->path.p, m->want, &e, &stamp);
 	finish(s, m->id, m->path, m->want, &stamp, r);
+	if (r == 0 && !given)
+		not_given(s, m->path);
 	return 0;
 }
 
