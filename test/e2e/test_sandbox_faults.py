@@ -1,14 +1,17 @@
 """pico-apiserver where others misbehave: engines that hang up, clusters with impossible tokens, sandboxes
 that try to get out or that stop."""
+import array
 import contextlib
+import fcntl
+import functools
 import http.server
 import json
 import os
 import re
 import socket
 import socketserver
+import termios
 import threading
-import time
 
 import pytest
 
@@ -272,6 +275,14 @@ def test_a_secret_on_the_command_line_is_not_left_there_and_a_command_may_be_too
         a.stop()
 
 
+def is_stuck(sock, last):
+    """There is something to be read, and no more than when we looked last."""
+    there = array.array("i", [0])
+    fcntl.ioctl(sock, termios.FIONREAD, there)
+    before, last[0] = last[0], there[0]
+    return there[0] > 0 and there[0] == before
+
+
 def test_a_client_that_reads_slowly(api):
     """Of a streamed command it gets all, however long it does not read; nobody else waits."""
     s = api.create()["session_id"]
@@ -283,7 +294,7 @@ def test_a_client_that_reads_slowly(api):
         c.sendall(f"POST /v1/sessions/{s}/commands HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                   f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         data = c.recv(100)
-        time.sleep(0.5)  # all buffers fill
+        wait_for(functools.partial(is_stuck, c, [0]), 20, "all buffers full")
         c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         while piece := c.recv(1 << 20):
             data += piece

@@ -530,6 +530,28 @@ static void test_anew(void **state)
 	both_alike();
 }
 
+/* Alpha's new mode and beta's new content have crossed, and all ended when beta had the mode, and
+ * alpha had not got the content: that is still beta's own. */
+static void test_crossed(void **state)
+{
+	(void)state;
+	shell(dir, "echo old >alpha/x; echo >alpha/other");
+	pair_start(SAFE);
+	fence();
+	pair_end();
+	shell(dir,
+	      "cp store-a/state noted; chmod 700 alpha/x; cp -p alpha/x x; echo newer >beta/x");
+	pair_start(SAFE);
+	fence();
+	shell(dir, "grep -q newer alpha/x && test -x alpha/x && test -x beta/x");
+	pair_end();
+	shell(dir, "cp noted store-a/state; cp -p x alpha/x");
+	pair_start(SAFE);
+	fence();
+	shell(dir, "grep -q newer alpha/x && grep -q newer beta/x && test -x beta/x");
+	both_alike();
+}
+
 static void paused(void)
 {
 	say("{\"pause\":true}");
@@ -646,6 +668,7 @@ int main(void)
 		TEST(test_only_one_file),
 		TEST(test_killed),
 		TEST(test_anew),
+		TEST(test_crossed),
 		TEST(test_forgotten),
 		TEST(test_unreadable),
 		TEST(test_refused),
