@@ -275,6 +275,17 @@ def test_a_secret_on_the_command_line_is_not_left_there_and_a_command_may_be_too
         a.stop()
 
 
+def test_what_the_kernel_allows(api):
+    """capabilities(7): those that sshd needs to log people in, for root in it, too; nothing can add to them."""
+    s = api.create()["session_id"]
+    status = api.run(s, "cat /proc/self/status")["stdout"]
+    assert int(re.search(r"CapBnd:\t(\w+)", status)[1], 16) == sum(1 << n for n in (0, 1, 3, 4, 5, 6, 7, 18, 29))
+    for name in "CapEff", "CapPrm", "CapInh", "CapAmb":
+        assert f"{name}:\t0000000000000000\n" in status
+    assert "NoNewPrivs:\t1\n" in status and "Seccomp:\t2\n" in status
+    assert api.request("DELETE", f"/v1/sessions/{s}").status == 200
+
+
 def is_stuck(sock, last):
     """There is something to be read, and no more than when we looked last."""
     there = array.array("i", [0])
