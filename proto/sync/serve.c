@@ -157,6 +157,17 @@ static int on_mask(struct serve *s, const struct msg *m)
 	return 0;
 }
 
+static bool is_generation(const struct serve *s, struct slice text)
+{
+	return text.n < sizeof(s->generation) && (text.n == 0 || !memchr(text.p, '\0', text.n));
+}
+
+/* What was put here, and by whom: another alpha has agreed on nothing yet. */
+static void pair_of(const struct serve *s, struct slice alpha, char *out, size_t outlen)
+{
+	snprintf(out, outlen, "%s %.*s", s->generation, SLICE_FMT(alpha));
+}
+
 static int on_open(struct serve *s, const struct msg *m)
 {
 	if (s->opened)
@@ -167,7 +178,7 @@ static int on_open(struct serve *s, const struct msg *m)
 			 m->id, WIRE_VERSION);
 		return -EPROTO;
 	}
-	if (m->data.n >= sizeof(s->generation) || (m->data.n && memchr(m->data.p, '\0', m->data.n)))
+	if (!is_generation(s, m->data))
 		return serve_bad(s, "OPEN");
 	if (m->n >= UINT32_MAX || m->at >= UINT32_MAX)
 		return serve_bad(s, "OPEN");
@@ -199,9 +210,8 @@ static int on_open(struct serve *s, const struct msg *m)
 	if (r < 0)
 		return r;
 	root_generation(s->side.root, s->generation);
-	/* What was put here, and by whom: another alpha has agreed on nothing yet. */
 	char pair[2 * sizeof(s->generation)];
-	snprintf(pair, sizeof(pair), "%s %.*s", s->generation, SLICE_FMT(m->data));
+	pair_of(s, m->data, pair, sizeof(pair));
 	r = store_load(s->store, s->side.tree, false, pair, s->why, sizeof(s->why));
 	if (r < 0)
 		return r;
@@ -216,6 +226,23 @@ static int on_open(struct serve *s, const struct msg *m)
 	return 0;
 }
 
+/* The brain has forgotten what it has put here. */
+static int on_epoch(struct serve *s, const struct msg *m)
+{
+	char pair[2 * sizeof(s->generation)];
+	struct tree *t = s->side.tree;
+	if (!s->opened || !is_generation(s, m->data))
+		return serve_bad(s, "EPOCH");
+	serve_smalls_end(s); /* their notes are not in the tree */
+	for (struct node *n = node_next(t, tree_root(t)); n; n = node_next(t, n))
+		node_set_base(t, n, NULL);
+	pair_of(s, m->data, pair, sizeof(pair));
+	int r = store_rename(s->store, pair);
+	if (r < 0)
+		snprintf(s->why, sizeof(s->why), "cannot forget what was synced: %s", err_text(r));
+	return r;
+}
+
 static int on_message(struct serve *s, struct msg_in *in)
 {
 	struct msg *m = &in->m;
@@ -228,6 +255,8 @@ static int on_message(struct serve *s, struct msg_in *in)
 		return on_mask(s, m);
 	case MSG_OPEN:
 		return on_open(s, m);
+	case MSG_EPOCH:
+		return on_epoch(s, m);
 	case MSG_FENCE:
 		if (!s->opened || s->nsettles == SETTLES_MAX)
 			return serve_bad(s, "FENCE");

@@ -158,12 +158,31 @@ static void generation_set(struct session *s)
 		 s->epoch);
 }
 
+/* Alpha's part of it, as the far end knows it. */
+static void generation_of_alpha(struct session *s, char *out, size_t outlen)
+{
+	char root[64];
+	root_generation(s->side.root, root);
+	snprintf(out, outlen, "%s%s%s", root, s->epoch[0] ? " " : "", s->epoch);
+}
+
 int session_forget(struct session *s)
 {
+	char mine[sizeof(s->generation)];
+	struct tree *t = s->side.tree;
+	for (struct node *n = node_next(t, tree_root(t)); n; n = node_next(t, n)) {
+		node_set_base(t, n, NULL);
+		node_mark_dirty(t, n);
+	}
 	epoch_new(s);
 	generation_set(s);
 	s->remembers = false;
-	return store_reset(s->store, s->generation);
+	int r = store_rename(s->store, s->generation);
+	if (r < 0)
+		return r;
+	generation_of_alpha(s, mine, sizeof(mine));
+	channel_send(s->ch, &(struct msg){ .type = MSG_EPOCH, .data = slice_str(mine) });
+	return 0;
 }
 
 /* Patterns: the file's at the root, then the configuration's, which have the last word: the far end
@@ -187,7 +206,7 @@ static char *all_patterns(struct session *s)
 static void call_far_end(struct session *s)
 {
 	struct slice text = slice_str(s->config.ignore);
-	char mine[64], generation[sizeof(mine) + sizeof(s->epoch)];
+	char mine[sizeof(s->generation)];
 	while (text.n) {
 		struct msg m = { .type = MSG_IGNORE, .data = text };
 		m.data.n = MIN(text.n, WIRE_INLINE);
@@ -197,13 +216,12 @@ static void call_far_end(struct session *s)
 	for (size_t i = 0; i < s->config.nmasks; i++)
 		channel_send(s->ch, &(struct msg){ .type = MSG_MASK,
 						   .path = slice_str(s->config.masks[i]) });
-	root_generation(s->side.root, mine);
-	snprintf(generation, sizeof(generation), "%s%s%s", mine, s->epoch[0] ? " " : "", s->epoch);
+	generation_of_alpha(s, mine, sizeof(mine));
 	uid_t uid;
 	gid_t gid;
 	root_owner(s->side.root, &uid, &gid);
 	channel_send(s->ch, &(struct msg){ .type = MSG_OPEN,
-					   .data = slice_str(generation),
+					   .data = slice_str(mine),
 					   .id = WIRE_VERSION,
 					   .n = uid,
 					   .at = gid,

@@ -156,7 +156,6 @@ static void proceed(struct session *s)
 
 void session_reset(struct session *s)
 {
-	struct tree *t = s->side.tree;
 	s->news = true;
 	if (!s->opened) {
 		s->reset_first = true; /* when it is loaded */
@@ -167,12 +166,6 @@ void session_reset(struct session *s)
 		session_fail(s, r, "cannot forget what was synced: %s", err_text(r));
 		return;
 	}
-	for (struct node *n = node_next(t, tree_root(t)); n; n = node_next(t, n)) {
-		node_set_base(t, n, NULL);
-		node_mark_dirty(t, n);
-		store_note(s->store, n);
-	}
-	s->noted = true;
 	if (s->halt_why[0])
 		proceed(s);
 }

@@ -202,7 +202,7 @@ struct session {
 int session_fail(struct session *, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* Forgets the base, at once or as soon as there is one. */
 void session_reset(struct session *);
-/* The store's part of it: 0 or -errno. */
+/* At once, here and at the far end: 0 or -errno. */
 int session_forget(struct session *);
 /* Halts if alpha's root is gone, or another. */
 void session_look_at_root(struct session *);

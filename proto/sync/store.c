@@ -359,9 +359,9 @@ int store_load(struct store *s, struct tree *t, bool base, const char *generatio
 	return r < 0 ? fail(why, whylen, "write", s->dir, r) : 1;
 }
 
-int store_reset(struct store *s, const char *generation)
+int store_rename(struct store *s, const char *generation)
 {
 	free(s->generation);
 	s->generation = xstrdup(generation);
-	return s->tree ? write_anew(s, false) : 0;
+	return s->tree ? write_anew(s, true) : 0;
 }

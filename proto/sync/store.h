@@ -35,7 +35,7 @@ void store_note(struct store *, struct node *);
 /* To the kernel (not to the platter): 0 or -errno, and then nothing of it is lost: it is tried
  * again with the next. Rewrites the file when that is due. */
 int store_flush(struct store *);
-/* Forgets all: as after a change of generation. */
-int store_reset(struct store *, const char *generation);
+/* From now on of this generation: what the tree holds now is all that it remembers. 0 or -errno. */
+int store_rename(struct store *, const char *generation);
 
 #endif

@@ -51,6 +51,7 @@ static const struct layout {
 	[MSG_HASHED] = { "HASHED", "ish" },
 	[MSG_FENCE] = { "FENCE", "i" },
 	[MSG_FENCED] = { "FENCED", "i" },
+	[MSG_EPOCH] = { "EPOCH", "d" },
 };
 
 const char *wire_name(enum msg_type type)

@@ -51,6 +51,7 @@ enum msg_type {
 	MSG_HASHED,    /* id, status, digest */
 	MSG_FENCE,     /* id */
 	MSG_FENCED,    /* id */
+	MSG_EPOCH,     /* data: alpha's generation, from now on: what was given counts no more */
 	MSG_TYPES
 };
 

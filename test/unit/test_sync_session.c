@@ -608,6 +608,39 @@ static void test_forgotten(void **state)
 	both_alike();
 }
 
+/* Killed before it was noted that beta has been given 33. */
+static void given_and_killed(void)
+{
+	fence();
+	shell(dir, "cp store-a/state noted; echo 33 >alpha/c; echo 4 >alpha/e");
+	fence();
+	pair_end();
+	shell(dir, "cp noted store-a/state; echo 5 >alpha/c; rm alpha/e");
+	pair_start(SAFE);
+	fence();
+	wait_for_text(status, "\"conflicts_total\":0");
+	shell(dir, "grep -q 5 beta/c && test ! -e beta/e && rm beta/c");
+	fence();
+	pair_end();
+}
+
+/* A memory that has begun anew knows as well as any what it has given, from its first moment on. */
+static void test_given_after_a_reset(void **state)
+{
+	(void)state;
+	shell(dir, "echo 3 >alpha/c; echo 1 >alpha/a");
+	pair_start(SAFE);
+	fence();
+	say("{\"reset\":true}");
+	given_and_killed();
+	shell(dir, "rm -r beta store-b; echo 3 >alpha/c");
+	pair_start(SAFE);
+	given_and_killed();
+	shell(dir, "rm -r store-a; echo 3 >alpha/c");
+	pair_start(SAFE);
+	given_and_killed();
+}
+
 /* What may not be read is told, with the side on which that is, until it may. (The mode of d comes
  * to alpha, too.) */
 static void test_unreadable(void **state)
@@ -670,6 +703,7 @@ int main(void)
 		TEST(test_anew),
 		TEST(test_crossed),
 		TEST(test_forgotten),
+		TEST(test_given_after_a_reset),
 		TEST(test_unreadable),
 		TEST(test_refused),
 	};

@@ -95,7 +95,7 @@ static void there_and_back(struct msg *m, char *buf)
 static bool has_data(enum msg_type type)
 {
 	return type == MSG_OPEN || type == MSG_IGNORE || type == MSG_PUT || type == MSG_DATA ||
-	       type == MSG_OPENED || type == MSG_SIGNATURE;
+	       type == MSG_OPENED || type == MSG_SIGNATURE || type == MSG_EPOCH;
 }
 
 /* Shorter, and told so: refused, but for data, which is as long as it is. */
