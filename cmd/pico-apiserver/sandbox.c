@@ -121,7 +121,9 @@ uint64_t session_ms_until(int64_t t)
 static int64_t due(const struct session *s)
 {
 	bool idle = s->r.idle > 0 && s->busy == 0 && s->r.state == SANDBOX_RUNNING;
-	return idle ? MIN(s->r.expires, s->r.active + s->r.idle) : s->r.expires;
+	/* One more: the last activity was within that second, and no idle time is to be shorter
+	 * than what was asked for. */
+	return idle ? MIN(s->r.expires, s->r.active + s->r.idle + 1) : s->r.expires;
 }
 
 static void arm(struct session *s)

@@ -149,7 +149,7 @@ def test_a_name_that_is_taken_is_left_alone(api, unix, image):
 
 
 def test_expires_with_its_container(api, unix):
-    s = api.create(ttl=2)["session_id"]
+    s = api.create(ttl=4)["session_id"]
     wait_for(lambda: not containers(unix, s), 20, "the container is gone")
     assert api.request("GET", f"/v1/sessions/{s}").status == 410
 

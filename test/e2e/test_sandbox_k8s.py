@@ -313,7 +313,7 @@ def test_restart_adopts_and_removes(kube, start):
 
 def test_expires(kube, start):
     api = start()
-    s = api.create(ttl=2)
+    s = api.create(ttl=4)
     wait_for(lambda: not kube.objects["pods"], 20, "the pod is gone")
     assert api.request("GET", f"/v1/sessions/{s['session_id']}").status == 410
 

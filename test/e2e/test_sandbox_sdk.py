@@ -238,7 +238,7 @@ def test_connect_says_why_not(client):
 
 
 def test_expired(client, api):
-    s = client.create_session(ttl=1)
+    s = client.create_session(ttl=2)
     end = time.monotonic() + 20
     with pytest.raises((sandbox_sdk.SessionExpiredError, sandbox_sdk.NotFoundError)):
         while time.monotonic() < end:

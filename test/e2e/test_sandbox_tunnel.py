@@ -233,10 +233,10 @@ def test_two_thousand_tunnels(tmp_path):
 
 def test_ttl(api):
     before = len(api.inits())
-    s = api.create(ttl=1)
+    s = api.create(ttl=3)  # whole seconds: from two on
     sock, _ = api.connect(s["session_id"])
     path = f"/v1/sessions/{s['session_id']}"
-    wait_for(lambda: api.request("GET", path).status == 410, 5)
+    wait_for(lambda: api.request("GET", path).status == 410)
     assert api.request("GET", path).json["error"] == "SESSION_EXPIRED"
     reply, _ = api.connect(s["session_id"])
     assert reply.status == 404 and reply.json["message"] == "Session not found"
