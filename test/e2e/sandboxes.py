@@ -232,7 +232,7 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
 
     def __init__(self, path):
-        self.made, self.asked, self.go = [], threading.Event(), threading.Event()
+        self.made, self.asked, self.go, self.lock = [], threading.Event(), threading.Event(), threading.Lock()
         super().__init__(str(path), FakeEngineHandler)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -259,13 +259,15 @@ class FakeEngineHandler(http.server.BaseHTTPRequestHandler):
         self.server.go.wait(60)
         if "/create" in self.path:
             c = {"Id": os.urandom(32).hex(), "State": "created", "Labels": spec["Labels"]}
-            self.server.made.append(c)
+            with self.server.lock:
+                self.server.made.append(c)
             self.reply(201, {"Id": c["Id"]})
         else:
             self.reply(500, {"message": "this engine starts nothing"})
 
     def do_DELETE(self):
-        self.server.made[:] = [c for c in self.server.made if c["Id"] not in self.path]
+        with self.server.lock:  # two at the same time would each bring back what the other takes
+            self.server.made[:] = [c for c in self.server.made if c["Id"] not in self.path]
         self.reply(204)
 
     def address_string(self):
