@@ -73,11 +73,14 @@ class Bench:
 
     # -- initial sync ------------------------------------------------------------------------------
 
-    def initial(self, here, size, rounds, keep):
+    def initial(self, here, size, rounds, keep, last_only=()):
         """All peers in turn; those that keep names stay as they are after the last round."""
         kept = {}
         for i in range(rounds):
             for peer in (S.Tar, S.Rsync, S.Unison, S.Ours):
+                if peer in last_only and i < rounds - 1:
+                    continue
+
                 def once(peer=peer, last=i == rounds - 1):
                     p = peer(here, self.there())
                     before = S.wire()
@@ -262,7 +265,7 @@ class Bench:
         T.make(here, size)
         if large_mb:
             T.add_large(here + "/large", large_mb)
-        kept = self.initial(here, size, rounds, (S.Rsync, S.Unison))
+        kept = self.initial(here, size, rounds, (S.Rsync, S.Unison), (S.Rsync, S.Unison) if not large_mb else ())
         for tool in kept.values():
             def of_tool(tool=tool):
                 self.edits_of_tool(tool, size, tool_runs)
@@ -296,7 +299,7 @@ class Bench:
         for name, work in (("small", self.empty_and_small),
                            ("tree", lambda: self.tree(plan.files, plan.large_mb, plan.rounds, 3)),
                            ("checkout", self.checkout),
-                           ("many", lambda: self.tree(plan.many, 0, 1, 1 if plan.quick else 2))):
+                           ("many", lambda: self.tree(plan.many, 0, plan.rounds, 1 if plan.quick else 2))):
             if name in wanted:
                 at = time.monotonic()
                 say(f"== {name}")

@@ -195,6 +195,7 @@ int side_open(struct side *s, struct reactor *rx, struct task *owner, const stru
 static int watch_start(struct side *s, bool fanotify)
 {
 	struct watch_options wo = { .fanotify = fanotify,
+				    .not_own = true,
 				    .changed = on_changed,
 				    .writing = on_writing,
 				    .lost = on_lost,

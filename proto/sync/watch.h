@@ -13,6 +13,9 @@ struct watch;
 
 struct watch_options {
 	bool fanotify; /* try it first */
+	/* fanotify: what this process does to files is not told, it knows. (Of directories it is:
+	 * what is in a new one has to be looked at.) */
+	bool not_own;
 	/* name in the directory dir changed. written: its content may have, even if size and times
 	 * have not (else: it came, went, or its mode did). */
 	void (*changed)(void *arg, struct node *dir, struct slice name, bool written);

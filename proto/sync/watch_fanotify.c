@@ -103,6 +103,9 @@ size_t fanotify_event(struct watch *w)
 	memcpy(&e, p, sizeof(e));
 	BUG_ON(e.vers != FANOTIFY_METADATA_VERSION || e.event_len > w->len - w->at);
 	const char *end = p + e.event_len;
+	/* The kernel does not merge the events of two processes: another's are told. */
+	if (w->options.not_own && e.pid == getpid() && !(e.mask & FAN_ONDIR))
+		return e.event_len;
 	if (e.mask & FAN_Q_OVERFLOW)
 		w->options.lost(w->options.arg, NULL);
 	for (p += e.metadata_len; p < end;) {

@@ -74,9 +74,10 @@ static struct node *add(struct env *e, const char *path, int want)
 	return n;
 }
 
-static void env_open(struct env *e, const char *kind, const char *where)
+static void env_open_with(struct env *e, const char *kind, const char *where, bool not_own)
 {
 	struct watch_options o = { .fanotify = strcmp(kind, "fanotify") == 0,
+				   .not_own = not_own,
 				   .changed = on_changed,
 				   .lost = on_lost,
 				   .arg = &e->told };
@@ -96,6 +97,11 @@ static void env_open(struct env *e, const char *kind, const char *where)
 	add(e, "a/b", 0);
 	add(e, "c", 0);
 	watch_read(e->watch, 0); /* fanotify has seen what was made here */
+}
+
+static void env_open(struct env *e, const char *kind, const char *where)
+{
+	env_open_with(e, kind, where, false);
 }
 
 static void env_close(struct env *e)
@@ -342,6 +348,35 @@ static void test_table(void **state)
 	}
 }
 
+/* fanotify knows whose doing it was: what we do to files is not told, all else is. */
+static void test_not_own(void **state)
+{
+	struct env e;
+	(void)state;
+	for (size_t i = 0; next_kind(&i); i++) {
+		if (strcmp(all[i].kind, "fanotify") != 0)
+			continue;
+		env_open_with(&e, all[i].kind, all[i].where, true);
+		file_put(at(e.dir, "a/f"), "1");
+		chmod(at(e.dir, "a/f"), 0600);
+		assert_string_equal(told(&e), "");
+		shell(e.dir, "echo 2 >>a/f");
+		has(told(&e), " a/f+");
+		/* Two at the same file, with nobody reading in between. */
+		file_put(at(e.dir, "a/f"), "33");
+		shell(e.dir, "echo 2 >>a/f");
+		file_put(at(e.dir, "a/f"), "44");
+		has(told(&e), " a/f+");
+		unlink(at(e.dir, "a/f"));
+		assert_string_equal(told(&e), "");
+		mkdir(at(e.dir, "c/new"), 0755);
+		has(told(&e), " c/new");
+		chmod(at(e.dir, "c"), 0700);
+		has(told(&e), " /c");
+		env_close(&e);
+	}
+}
+
 /* No fanotify without CAP_SYS_ADMIN. */
 static void test_fallback(void **state)
 {
@@ -365,7 +400,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_names),     cmocka_unit_test(test_moved),
 		cmocka_unit_test(test_root_gone), cmocka_unit_test(test_overflow),
-		cmocka_unit_test(test_table),     cmocka_unit_test(test_fallback),
+		cmocka_unit_test(test_table),     cmocka_unit_test(test_not_own),
+		cmocka_unit_test(test_fallback),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
