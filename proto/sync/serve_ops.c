@@ -364,8 +364,7 @@ static int on_make(struct serve *s, struct msg *m)
 		r = -ENOSPC;
 	/* New content of this side is not the brain's because it has given it a mode: were that
 	 * told as given after a restart, alpha's older content would count as the newer one. */
-	const struct node *n = tree_find(s->side.tree, m->path);
-	bool given = m->type != MSG_META || (n && n->base);
+	bool given = m->type != MSG_META || m->flags & META_AGREED;
 	if (r == 0 && given)
 		intend(s, m->path, m->want);
 	if (r == 0)

@@ -221,8 +221,10 @@ static void begin_beta(struct session *s, struct op *op, const char *path)
 		file_send(s, op, path);
 		return;
 	}
+	bool agreed = version_same(op->node->base, op->expect) == 1;
 	channel_send(s->ch, &(struct msg){ .type = type[op->act],
 					   .id = op->id,
+					   .flags = agreed ? META_AGREED : 0,
 					   .path = slice_str(path),
 					   .want = op->want,
 					   .expect = op->expect });

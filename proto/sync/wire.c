@@ -39,7 +39,7 @@ static const struct layout {
 	[MSG_ABORT] = { "ABORT", "is" },
 	[MSG_MKDIR] = { "MKDIR", "ipwe" },
 	[MSG_LINK] = { "LINK", "ipwe" },
-	[MSG_META] = { "META", "ipwe" },
+	[MSG_META] = { "META", "igpwe" },
 	[MSG_REMOVE] = { "REMOVE", "ipe" },
 	[MSG_RENAME] = { "RENAME", "ipf" },
 	[MSG_COPY_FROM] = { "COPY_FROM", "ipfwex" },

@@ -39,7 +39,7 @@ enum msg_type {
 	MSG_ABORT,     /* id, status: it will not be */
 	MSG_MKDIR,     /* id, path, want, expect */
 	MSG_LINK,      /* id, path, want, expect */
-	MSG_META,      /* id, path, want, expect */
+	MSG_META,      /* id, flags: META_AGREED, path, want, expect */
 	MSG_REMOVE,    /* id, path, expect */
 	MSG_RENAME,    /* id, path, from */
 	MSG_COPY_FROM, /* id, path, from, want, expect, source: expected at from */
@@ -55,8 +55,10 @@ enum msg_type {
 	MSG_TYPES
 };
 
-/* GIVEN: it is what the brain has put there; nobody has changed it since. */
+/* GIVEN: it is what the brain has put there, or agreed on; nobody has changed it since. */
 enum { ENTRY_GIVEN = 1 };
+/* AGREED: on the content that is there. */
+enum { META_AGREED = 1 };
 enum { OPEN_MAKE = 1, OPEN_IN_PLACE = 2, OPEN_FANOTIFY = 4, OPEN_OWNED = 8 };
 
 struct msg {

@@ -558,6 +558,28 @@ static void test_crossed(void **state)
 	both_alike();
 }
 
+/* What both have had from the beginning is agreed on: a mode that beta was given just before all
+ * ended is no chmod of its own, should alpha take it back. */
+static void test_mode_taken_back(void **state)
+{
+	(void)state;
+	shell(dir, "umask 022; mkdir -m 755 beta alpha/d beta/d;"
+		   "echo same | tee alpha/x beta/x; touch -r alpha/x beta/x");
+	pair_start(SAFE);
+	fence();
+	pair_end();
+	shell(dir, "cp store-a/state noted; chmod 700 alpha/x alpha/d");
+	pair_start(SAFE);
+	fence();
+	shell(dir, "test -x beta/x");
+	pair_end();
+	shell(dir, "cp noted store-a/state; chmod 644 alpha/x; chmod 755 alpha/d");
+	pair_start(SAFE);
+	fence();
+	shell(dir, "test $(stat -c %a alpha/x beta/x alpha/d beta/d | tr '\n' .) ="
+		   " 644.644.755.755.");
+}
+
 static void paused(void)
 {
 	say("{\"pause\":true}");
@@ -708,6 +730,7 @@ int main(void)
 		TEST(test_killed),
 		TEST(test_anew),
 		TEST(test_crossed),
+		TEST(test_mode_taken_back),
 		TEST(test_forgotten),
 		TEST(test_given_after_a_reset),
 		TEST(test_unreadable),
