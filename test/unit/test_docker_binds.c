@@ -148,8 +148,8 @@ static void asked_twice(void **state)
 	json_free(doc);
 
 	static const char *const none[] = { "{}", "[]", "7", "{\"HostConfig\":[]}",
-					    "{\"HostConfig\":{\"Binds\":{},\"Mounts\":[7,[]],"
-					    "\"Tmpfs\":[]}}" };
+					    ("{\"HostConfig\":{\"Binds\":{},\"Mounts\":[7,[]],"
+					     "\"Tmpfs\":[]}}") };
 	for (size_t i = 0; i < ARRAY_LEN(none); i++) {
 		doc = parse(none[i]);
 		docker_binds_asked(&b, doc);

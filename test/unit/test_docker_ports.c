@@ -123,8 +123,8 @@ static void inspected(void **state)
 
 	static const char *const bad[] = {
 		"{}", "[]", "{\"Id\":\"abc\"}", "{\"Id\":7}",
-		"{\"Id\":\"0123456789ABCDEF0123456789abcdef0123456789abcd"
-		"ef0123456789abcdef\"}"
+		("{\"Id\":\"0123456789ABCDEF0123456789abcdef0123456789abcd"
+		 "ef0123456789abcdef\"}")
 	};
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
 		doc = json_parse(slice_str(bad[i]), NULL, NULL);
