@@ -422,20 +422,6 @@ bool sync_job_paused(const struct sync_job *j)
 	return j->paused;
 }
 
-/* The worker's word for it, as one of ours. */
-static const char *worker_state(const struct sync_job *j)
-{
-	static const char *const states[] = { "connecting",   "scanning", "reconciling",
-					      "transferring", "watching", "paused",
-					      "halted",       "failed" };
-	struct slice s;
-	if (json_str(j->doc, json_find(j->status, "state"), &s) == 0)
-		for (size_t i = 0; i < ARRAY_LEN(states); i++)
-			if (slice_eq(s, slice_str(states[i])))
-				return states[i];
-	return states[0];
-}
-
 const char *sync_job_state(const struct sync_job *j, const char **why)
 {
 	static char text[1024];
@@ -449,7 +435,7 @@ const char *sync_job_state(const struct sync_job *j, const char **why)
 		state = "failed";
 		snprintf(text, sizeof(text), "%s", j->why ? j->why : "");
 	} else if (j->stage == SYNC_RUNNING && j->heard) {
-		state = worker_state(j);
+		state = sync_talk_state(j);
 		if (json_str(j->doc, json_find(j->status, "why"), &s) == 0)
 			snprintf(text, sizeof(text), "%.*s", SLICE_FMT(s));
 	} else if (j->sp.tunnel) {

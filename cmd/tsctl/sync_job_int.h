@@ -71,6 +71,8 @@ void sync_talk_begin(struct sync_job *);
 /* Moves what can be moved. False: the worker talks nonsense. */
 bool sync_talk(struct sync_job *);
 void sync_talk_end(struct sync_job *);
+/* The worker's last word for its state, as one of ours: "connecting" before there is one. */
+const char *sync_talk_state(const struct sync_job *);
 /* {"NAME":true}, if there is a worker. */
 void sync_tell(struct sync_job *, const char *name);
 /* Tells the worker of a fence. */

@@ -150,6 +150,19 @@ static void on_answer(struct sync_job *j, struct json_doc *doc, struct json *num
 	free(why);
 }
 
+const char *sync_talk_state(const struct sync_job *j)
+{
+	static const char *const states[] = { "connecting",   "scanning", "reconciling",
+					      "transferring", "watching", "paused",
+					      "halted",       "failed" };
+	struct slice s;
+	if (json_str(j->doc, json_find(j->status, "state"), &s) == 0)
+		for (size_t i = 0; i < ARRAY_LEN(states); i++)
+			if (slice_eq(s, slice_str(states[i])))
+				return states[i];
+	return states[0];
+}
+
 /* doc and text are taken. */
 static void on_status(struct sync_job *j, struct json_doc *doc, struct json *status, char *text)
 {
@@ -159,7 +172,10 @@ static void on_status(struct sync_job *j, struct json_doc *doc, struct json *sta
 	j->line = text;
 	j->status = status;
 	j->heard = true;
-	j->failed = false;
+	/* Why it has failed stands until it gets further than to try again; and a worker that is
+	 * to end still talks. */
+	if (j->stage == SYNC_RUNNING && strcmp(sync_talk_state(j), "connecting") != 0)
+		j->failed = false;
 	sync_job_changed(j);
 }
 

@@ -331,7 +331,7 @@ def test_killed_in_the_middle_of_a_create(tmp_path, wait_ms):
     api.start()
     wait_for(lambda: all(s["status"] == "running" for s in api.sessions()))
     wait_for(lambda: len(api.inits()) == len(api.sessions()))
-    assert len(os.listdir(os.path.join(api.state, "boxes"))) == len(api.sessions())
+    wait_for(lambda: len(os.listdir(os.path.join(api.state, "boxes"))) == len(api.sessions()), 20, "what nobody knows is removed")
     api.end()
 
 

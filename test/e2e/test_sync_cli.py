@@ -196,6 +196,32 @@ def test_a_refusal_is_a_state(lab, sy, keep):
     sy.alike()
 
 
+def test_what_the_far_worker_refuses_is_a_state(lab, sy, keep):
+    """It stays so, with the reason, while it is tried again; and a late word of a worker changes nothing."""
+    sy.guest.stop()
+    sy.guest = start_guest(lab, keep, "--no-exec", port=sy.guest.port)
+    side = keep + "/root/side"
+    write(sy.a + "/x", "x")
+    sy.create("--name", "r", b=side + "/deep")
+    sy("pause", "r")
+    os.mkdir(sy.dir + "/victim")
+    os.rename(side, side + ".away")
+    os.symlink(sy.dir + "/victim", side)
+    tries = sy.guest.text().count(" sync-open ")
+    sy("resume", "r")
+    sy.is_("failed")
+
+    def tried_again():
+        one = sy.one()
+        assert one["state"] == "failed" and "cannot open the directory" in one["why"], one
+        return sy.guest.text().count(" sync-open ") >= tries + 3
+    wait_for(tried_again, 60)
+    assert "cannot open the directory" in sy.fails("flush", "r") and os.listdir(sy.dir + "/victim") == []
+    os.unlink(side)
+    os.rename(side + ".away", side)
+    sy.is_("watching", timeout=60)
+
+
 def test_a_root_that_cannot_be_made(sy):
     write(sy.dir + "/file", "no directory")
     message = sy.fails("create", sy.a, sy.url(sy.dir + "/file/below"))
