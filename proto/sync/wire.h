@@ -12,7 +12,7 @@
 #include "proto/sync/tree.h"
 
 enum {
-	WIRE_VERSION = 1,
+	WIRE_VERSION = 2,
 	WIRE_MAX = 320 * 1024,    /* longest message, without its length */
 	WIRE_INLINE = 256 * 1024, /* largest content inside a PUT */
 	WIRE_HEAD = 4,

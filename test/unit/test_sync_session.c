@@ -586,18 +586,11 @@ static void paused(void)
 	wait_for_state("paused");
 }
 
-/* What was forgotten stays so if all is killed before anything has come of it: the far end has no
- * say, though it knows what the brain had given it. */
-static void test_forgotten(void **state)
+/* Killed before it was noted that beta has been given 33: it knows. */
+static void given_and_killed(void)
 {
-	(void)state;
-	shell(dir, "cd alpha; mkdir d; echo 1 >d/a; echo 2 >b; echo 3 >c");
-	pair_start(SAFE);
 	fence();
-	pair_end();
-	/* Killed before that was noted: then it has. */
 	shell(dir, "cp store-a/state noted; echo 33 >alpha/c; echo 4 >alpha/e");
-	pair_start(SAFE);
 	fence();
 	pair_end();
 	shell(dir, "cp noted store-a/state; echo 5 >alpha/c; rm alpha/e");
@@ -605,6 +598,16 @@ static void test_forgotten(void **state)
 	fence();
 	wait_for_text(status, "\"conflicts_total\":0");
 	shell(dir, "grep -q 5 beta/c && test ! -e beta/e");
+}
+
+/* What was forgotten stays so if all is killed before anything has come of it: the far end has no
+ * say, though it knows what the brain had given it. */
+static void test_forgotten(void **state)
+{
+	(void)state;
+	shell(dir, "cd alpha; mkdir d; echo 1 >d/a; echo 2 >b; echo 3 >c");
+	pair_start(SAFE);
+	given_and_killed();
 	/* A person's word. */
 	paused();
 	shell(dir, "rm -r alpha/d");
@@ -636,37 +639,26 @@ static void test_forgotten(void **state)
 	both_alike();
 }
 
-/* Killed before it was noted that beta has been given 33. */
-static void given_and_killed(void)
-{
-	fence();
-	shell(dir, "cp store-a/state noted; echo 33 >alpha/c; echo 4 >alpha/e");
-	fence();
-	pair_end();
-	shell(dir, "cp noted store-a/state; echo 5 >alpha/c; rm alpha/e");
-	pair_start(SAFE);
-	fence();
-	wait_for_text(status, "\"conflicts_total\":0");
-	shell(dir, "grep -q 5 beta/c && test ! -e beta/e && rm beta/c");
-	fence();
-	pair_end();
-}
-
 /* A memory that has begun anew knows as well as any what it has given, from its first moment on. */
 static void test_given_after_a_reset(void **state)
 {
+	static const char *const lose[] = { "beta store-b", "store-a" };
 	(void)state;
 	shell(dir, "echo 3 >alpha/c; echo 1 >alpha/a");
 	pair_start(SAFE);
 	fence();
 	say("{\"reset\":true}");
 	given_and_killed();
-	shell(dir, "rm -r beta store-b; echo 3 >alpha/c");
-	pair_start(SAFE);
-	given_and_killed();
-	shell(dir, "rm -r store-a; echo 3 >alpha/c");
-	pair_start(SAFE);
-	given_and_killed();
+	for (size_t i = 0; i < ARRAY_LEN(lose); i++) {
+		shell(dir, "rm beta/c");
+		fence();
+		pair_end();
+		char *gone = xasprintf("rm -r %s; echo 3 >alpha/c", lose[i]);
+		shell(dir, gone);
+		free(gone);
+		pair_start(SAFE);
+		given_and_killed();
+	}
 }
 
 /* What may not be read is told, with the side on which that is, until it may. (The mode of d comes
