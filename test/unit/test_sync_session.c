@@ -608,16 +608,27 @@ static void test_forgotten(void **state)
 	shell(dir, "cd alpha; mkdir d; echo 1 >d/a; echo 2 >b; echo 3 >c");
 	pair_start(SAFE);
 	given_and_killed();
-	/* A person's word. */
-	paused();
-	shell(dir, "rm -r alpha/d");
-	say("{\"reset\":true}");
-	fence_says(",\"error\":\"the sync is paused\"");
-	pair_end();
-	pair_start(SAFE);
-	fence();
-	shell(dir, "grep -q 1 alpha/d/a && grep -q 1 beta/d/a");
-	both_alike();
+	/* A person's word, which the far end hears before all is killed, or does not. */
+	for (int heard = 0; heard < 2; heard++) {
+		shell(dir, "echo 1 >alpha/d/given");
+		fence();
+		paused();
+		shell(dir, "rm -r alpha/d");
+		say("{\"reset\":true}");
+		fence_says(",\"error\":\"the sync is paused\"");
+		char *known = xasprintf("cd %s && grep -qa %s store-b/state", dir, session->epoch);
+		for (double end = seconds() + WAIT_S; heard && system(known) && seconds() < end;)
+			some();
+		assert_true(!heard || system(known) == 0);
+		free(known);
+		pair_end();
+		pair_start(SAFE);
+		fence();
+		shell(dir, "grep -q 1 alpha/d/given && grep -q 1 beta/d/given");
+		both_alike();
+		shell(dir, "rm alpha/d/given");
+		fence();
+	}
 	shell(dir, "echo 6 >alpha/d/new");
 	fence();
 	pair_end();
